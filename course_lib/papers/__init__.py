@@ -1,0 +1,1 @@
+"""One module per paper; each opens with the paper, the sections it implements and the one formula."""

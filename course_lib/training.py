@@ -1,0 +1,296 @@
+"""Training and evaluation on data that already lies on the device.
+
+The same code serves CPU and CUDA; on CUDA it computes in bfloat16 and lays images out channels-last. Two calls with the
+same seed on the same CPU give the same bits, and so does a call that was killed and resumed.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from course_lib.data import Split, Splits
+from course_lib.files import replacing
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    # progress in [0, 1] -> factor on the learning rate
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "one-cycle": lambda progress: min(progress / 0.2, (1.0 - progress) / 0.8),  # up for a fifth, then down to zero
+}
+AUGMENTATIONS = ("shift", "crop-flip")
+
+
+@dataclass
+class History:
+    """What a training run went through: a row an epoch with epoch, loss, accuracy (on the training batches), lr, seconds."""
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    interrupted: bool = False
+
+    def frame(self):
+        """The rows as a pandas DataFrame, indexed by epoch."""
+        import pandas as pd
+
+        return pd.DataFrame(self.epochs).set_index("epoch")
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, split: Split, batch_size: int = 1000) -> float:
+    """Accuracy in [0, 1] on a split; computed in evaluation mode, the mode is put back afterwards.
+
+    Args:
+        model: maps images (N, C, height, width) to scores (N, classes); on the device of the split.
+        split: images and labels.
+        batch_size: images at a time.
+
+    Raises:
+        ValueError: an empty split, or a batch size below 1.
+    """
+    if len(split.labels) == 0:
+        raise ValueError("split has no examples; there is nothing to evaluate on")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; allowed are 1 and above")
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
+    for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
+        correct += (model(images).argmax(1) == labels).sum()
+    for module, mode in modes.items():
+        module.training = mode
+    return correct.item() / len(split.labels)
+
+
+def fit(
+    model: nn.Module,
+    splits: Splits,
+    *,
+    epochs: int,
+    lr: float = 0.1,
+    schedule: str = "one-cycle",
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    l1: float = 0.0,
+    batch_size: int = 128,
+    augment: str | None = None,
+    masks: Mapping[str, Tensor] | None = None,
+    frozen: Sequence[str] = (),
+    precision: torch.dtype | None = None,
+    seed: int = 0,
+    resume_from: str | Path | None = None,
+    progress: bool = True,
+) -> History:
+    """Trains `model` in place with SGD and Nesterov momentum on cross-entropy; leaves it in evaluation mode.
+
+    Args:
+        model: on the device of the splits. Parametrisations of `torch.nn.utils.prune` are honoured.
+        splits: only `splits.train` is read.
+        epochs: passes over the training set.
+        lr: peak learning rate.
+        schedule: 'constant', 'linear' (down to zero) or 'one-cycle'.
+        momentum: of SGD.
+        weight_decay: L2 penalty on weights (parameters of two dimensions or more), as SGD's weight decay.
+        l1: L1 penalty on the same parameters: its subgradient l1 * sign(w) joins the gradient.
+        batch_size: images a step; the last step of an epoch may have fewer.
+        augment: None, 'shift' (by up to 2 pixels) or 'crop-flip' (shift by up to 4 pixels, mirror half of the images).
+        masks: parameter name -> bool tensor of its shape, True where a weight is kept. The others are zero after every step.
+        frozen: names of modules that stay as they are, statistics of batch norm included.
+        precision: the dtype of autocast; default bfloat16 on CUDA, float32 on the CPU.
+        seed: decides order, augmentation and dropout, anew in every epoch.
+        resume_from: a file that holds the state after every epoch. Where it is there, training goes on from it, and ends
+            bit-identical to an uninterrupted run (on the CPU, at the same number of threads).
+        progress: show a bar with loss, accuracy and images per second.
+
+    Returns:
+        The history. After KeyboardInterrupt `interrupted` is True and the model holds what it has learnt.
+
+    Raises:
+        ValueError: an argument out of its range, an unknown name, a mask of the wrong shape, or a resume file of another run.
+    """
+    masks = dict(masks or {})
+    settings: dict[str, Any] = dict(
+        epochs=epochs, lr=lr, schedule=schedule, momentum=momentum, weight_decay=weight_decay, l1=l1, batch_size=batch_size,
+        augment=augment, frozen=list(frozen), precision=str(precision), seed=seed, examples=len(splits.train.labels),
+    )  # fmt: skip
+    _check(model, settings, masks)
+    images = splits.train.images
+    precision = precision or (torch.bfloat16 if images.is_cuda else torch.float32)
+    layout = torch.channels_last if any(isinstance(m, nn.Conv2d) for m in model.modules()) else torch.contiguous_format
+    model.to(memory_format=layout)
+    optimizer = _optimizer(model, frozen, lr, momentum, weight_decay)
+    history = _resume(resume_from, model, optimizer, settings, masks)
+    weights = dict(model.named_parameters())
+    masked = [weights[name] for name in masks], [mask.to(images.device) for mask in masks.values()]
+
+    steps = -(-len(splits.train.labels) // batch_size)
+    bar = tqdm(total=epochs * steps, initial=len(history.epochs) * steps, desc="training", leave=False, disable=not progress)
+    try:
+        with bar, _training_mode(model, frozen):
+            _apply(masked)
+            for epoch in range(len(history.epochs), epochs):
+                start = time.perf_counter()
+                totals = torch.zeros(2, device=images.device)
+                seen = 0
+                for step, (x, y) in enumerate(batches(splits.train, batch_size, augment, seed=seed * 100_003 + epoch)):
+                    rate = lr * SCHEDULES[schedule]((epoch * steps + step + 0.5) / (epochs * steps))
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
+                    x = x.contiguous(memory_format=layout)
+                    totals += _step(model, optimizer, x, y, precision, l1)
+                    _apply(masked)
+                    seen += len(y)
+                    bar.update()
+                    if bar.n % 20 == 0:  # reading a figure waits for the device
+                        loss, accuracy = (totals / seen).tolist()
+                        bar.set_postfix(
+                            loss=f"{loss:.3f}", acc=f"{accuracy:.1%}", img_s=f"{seen / (time.perf_counter() - start):.0f}"
+                        )
+                loss, accuracy = (totals / seen).tolist()
+                history.epochs.append(
+                    dict(epoch=epoch + 1, loss=loss, accuracy=accuracy, lr=rate, seconds=time.perf_counter() - start)
+                )
+                if resume_from is not None:
+                    _store(resume_from, model, optimizer, settings, history)
+    except KeyboardInterrupt:
+        history.interrupted = True
+    model.to(memory_format=torch.contiguous_format)
+    model.eval()
+    return history
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, precision: torch.dtype, l1: float) -> Tensor:
+    """One step of SGD; gives (sum of losses, number right) as a tensor, so that nothing waits for the device."""
+    with torch.autocast(x.device.type, precision, enabled=precision != torch.float32):
+        scores = model(x)
+    loss = F.cross_entropy(scores.float(), y)
+    optimizer.zero_grad()
+    loss.backward()
+    if l1:
+        for weight in optimizer.param_groups[0]["params"]:
+            weight.grad.add_(weight.detach().sign(), alpha=l1)
+    optimizer.step()
+    return torch.stack([loss.detach() * len(y), (scores.detach().argmax(1) == y).sum()])
+
+
+def batches(split: Split, batch_size: int, augment: str | None, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """One pass in random order: (images, labels), augmented. The global random state is seeded too, for dropout."""
+    torch.manual_seed(seed)
+    order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(seed)).to(split.labels.device)
+    random = torch.Generator(split.images.device).manual_seed(seed)
+    for chosen in order.split(batch_size):
+        yield augmented(split.images[chosen], augment, random), split.labels[chosen]
+
+
+def augmented(images: Tensor, kind: str | None, random: torch.Generator) -> Tensor:
+    """A batch (N, C, height, width), randomly shifted ('shift') or shifted and mirrored ('crop-flip'); None gives it back."""
+    if kind is None:
+        return images
+    if kind == "crop-flip":
+        mirror = torch.rand(len(images), generator=random, device=images.device) < 0.5
+        images = torch.where(mirror[:, None, None, None], images.flip(3), images)
+    return _shifted(images, 2 if kind == "shift" else 4, random)
+
+
+def _shifted(images: Tensor, pixels: int, random: torch.Generator) -> Tensor:
+    """Every image moved by up to `pixels` in both directions; what comes in at the border is its mirror image."""
+    count, _, height, width = images.shape
+    places = F.pad(images, [pixels] * 4, mode="reflect").unfold(2, height, 1).unfold(3, width, 1)
+    # places: a view (N, C, 2 pixels + 1, 2 pixels + 1, height, width) of all shifts; one is taken per image
+    down, right = torch.randint(2 * pixels + 1, (2, count), generator=random, device=images.device)
+    return places[torch.arange(count, device=images.device), :, down, right]
+
+
+def _optimizer(model: nn.Module, frozen: Sequence[str], lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    still = {id(p) for name in frozen for p in model.get_submodule(name).parameters()}
+    moving = [p for p in model.parameters() if id(p) not in still]
+    weights, others = [p for p in moving if p.dim() > 1], [p for p in moving if p.dim() <= 1]
+    groups = [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+
+
+@contextlib.contextmanager
+def _training_mode(model: nn.Module, frozen: Sequence[str]) -> Iterator[None]:
+    """Training mode without the frozen modules, and a random state that is the caller's again afterwards."""
+    still = [p for name in frozen for p in model.get_submodule(name).parameters() if p.requires_grad]
+    model.train()
+    for name in frozen:
+        model.get_submodule(name).eval()
+    for parameter in still:
+        parameter.requires_grad_(False)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        for parameter in still:
+            parameter.requires_grad_(True)
+
+
+@torch.no_grad()
+def _apply(masked: tuple[list[Tensor], list[Tensor]]) -> None:
+    """Zeroes what is pruned. After the step, so that momentum and decay cannot move it either."""
+    if masked[0]:
+        torch._foreach_mul_(*masked)
+
+
+def _check(model: nn.Module, settings: dict[str, Any], masks: Mapping[str, Tensor]) -> None:
+    allowed = {"schedule": tuple(SCHEDULES), "augment": (None, *AUGMENTATIONS)}
+    for name, values in allowed.items():
+        if settings[name] not in values:
+            raise ValueError(f"{name} is {settings[name]!r}; allowed are {', '.join(map(repr, values))}")
+    least = {"epochs": 1, "batch_size": 1, "examples": 1, "lr": 0, "momentum": 0, "weight_decay": 0, "l1": 0}
+    for name, value in least.items():
+        if settings[name] < value:
+            raise ValueError(f"{name} is {settings[name]}; allowed are {value} and above")
+    parameters = dict(model.named_parameters())
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise ValueError(f"masks names {name!r}; the model's parameters are {', '.join(parameters)}")
+        if mask.shape != parameters[name].shape or mask.dtype != torch.bool:
+            raise ValueError(
+                f"masks[{name!r}] is {mask.dtype} of shape {tuple(mask.shape)}; "
+                f"expected torch.bool of shape {tuple(parameters[name].shape)}"
+            )
+    modules = {name for name, _ in model.named_modules() if name}
+    for name in settings["frozen"]:
+        if name not in modules:
+            raise ValueError(f"frozen names {name!r}; the model's modules are {', '.join(sorted(modules))}")
+
+
+def _store(
+    path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any], history: History
+) -> None:
+    with replacing(path) as scratch:
+        state = dict(settings=settings, model=model.state_dict(), optimizer=optimizer.state_dict(), epochs=history.epochs)
+        torch.save(state, scratch)
+
+
+def _resume(
+    path: str | Path | None,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings: dict[str, Any],
+    masks: Mapping[str, Tensor],
+) -> History:
+    """Loads the state of an earlier run, if there is one, and gives its history."""
+    if path is None or not Path(path).exists():
+        return History()
+    try:
+        state = torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
+        stored = state["settings"]
+    except Exception as reason:
+        raise ValueError(f"resume_from: {path} cannot be read ({reason}); delete it to start afresh") from reason
+    differing = [
+        f"{key}: {stored.get(key)!r} there, {value!r} here" for key, value in settings.items() if stored.get(key) != value
+    ]
+    if differing:
+        raise ValueError(f"resume_from: {path} is of another run ({'; '.join(differing)}); delete it to start afresh")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return History(state["epochs"])
