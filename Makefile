@@ -1,0 +1,85 @@
+# Two commands: `make lab` opens JupyterLab on the notebooks, `make test` runs every test. Each does the set-up it needs,
+# once; `make help` lists the others. For GNU make 3.81 and later.
+
+# The interpreter that builds .venv: Python 3.11, 3.12 or 3.13 with its venv module
+PYTHON ?= python3
+# One notebook instead of all: make run N=02
+N ?=
+# More flags for JupyterLab: make lab FLAGS=--ip=0.0.0.0
+FLAGS ?=
+UV = uv==0.13.9
+
+# Only modules are called, no console scripts: the first line of a script breaks where the tree's path holds a space.
+VENV_PYTHON = .venv/bin/python
+PIP = $(VENV_PYTHON) -m uv pip
+COURSE = $(VENV_PYTHON) -m course_lib
+PYTEST = COURSE_SCALE=smoke $(VENV_PYTHON) -m pytest -q
+PARALLEL = -n logical --maxprocesses 8 --dist loadscope
+ONE = $(if $(N),--only $(N))
+
+.PHONY: lab test test-network run notebooks bench lint format lock clean help
+
+lab: .venv/.installed  ## open JupyterLab on the notebooks; without a display, print its address
+	$(VENV_PYTHON) -m jupyterlab notebooks \
+	    --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.extension_manager=readonly \
+	    $(if $(filter 0,$(shell id -u)),--allow-root) \
+	    $(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname)),,--no-browser) $(FLAGS)
+
+test: lint  ## run every test that needs no network, and every notebook at smoke scale
+	$(PYTEST) $(PARALLEL)
+	$(if $(wildcard notebooks/*.ipynb),$(PYTEST) $(PARALLEL) \
+	    --nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks)
+
+test-network: .venv/.installed  ## run the tests that fetch something for real
+	$(PYTEST) -m network -rs
+
+run: .venv/.installed  ## execute the notebooks headless into build/notebooks (N=02: one; COURSE_SCALE: how much)
+	$(COURSE) run $(ONE)
+
+notebooks: .venv/.installed  ## execute the notebooks in place, at lesson scale, for committing
+	$(COURSE) run --in-place --scale lesson $(ONE)
+
+bench: .venv/.installed  ## run the benchmarks
+	$(VENV_PYTHON) -m pytest tests/benchmarks
+
+lint: .venv/.installed  ## check style and format, notebooks too
+	$(VENV_PYTHON) -m ruff check
+	$(VENV_PYTHON) -m ruff format --check
+
+format: .venv/.installed  ## mend style and format, as far as it goes by itself
+	$(VENV_PYTHON) -m ruff check --fix
+	$(VENV_PYTHON) -m ruff format
+
+lock: .venv/.uv  ## renew requirements.lock: exact versions and hashes, for every Python and platform
+	$(PIP) compile pyproject.toml --extra test --universal --python-version 3.11 --upgrade --generate-hashes \
+	    --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements.lock
+
+clean:  ## remove the environment and everything that was built; data stays
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .benchmarks .hypothesis
+
+help:  ## list the commands
+	@sed -n -E 's/^([a-z-]+):[^#]*## /\1	/p' Makefile | expand -t 16
+
+# A stamp is written last, so that an interrupted set-up is taken up again. It holds the tree's place, which the install
+# of the project points to: a tree that has moved is installed once more.
+ifneq ($(shell cat .venv/.installed 2>/dev/null),$(shell pwd -P))
+.PHONY: .venv/.installed
+endif
+
+.venv/.installed: requirements.lock pyproject.toml | .venv/.uv
+	rm -f $@
+	$(PIP) install --python $(VENV_PYTHON) --require-hashes -r requirements.lock
+	$(PIP) install --python $(VENV_PYTHON) --no-deps --no-build-isolation --editable .
+	mkdir -p .venv/share/jupyter/lab/settings
+	echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \
+	    > .venv/share/jupyter/lab/settings/overrides.json
+	pwd -P > $@
+
+.venv/.uv:
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	    { echo 'error: $(PYTHON) is not Python 3.11, 3.12 or 3.13; name one that is: make PYTHON=python3.12' >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo 'error: $(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv
+	$(VENV_PYTHON) -m pip install --quiet $(UV)
+	touch $@

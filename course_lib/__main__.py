@@ -1,0 +1,144 @@
+"""The command line: `python -m course_lib {data,baselines,reproduce,run,doctor}`.
+
+What a command needs is imported when it is called: `--help` answers at once, and `doctor` works where packages are missing.
+"""
+
+import argparse
+import os
+import sys
+
+from course_lib import scale
+
+MISTAKES = (ValueError, OSError, RuntimeError, ModuleNotFoundError)  # told in a line; anything else is a bug and shows where
+
+
+def data(arguments: argparse.Namespace) -> int:
+    """Fetches data sets."""
+    from course_lib.download import command
+
+    return command(arguments.names, arguments.root)
+
+
+def baselines(arguments: argparse.Namespace) -> int:
+    """Trains the networks that the notebooks start from, and writes them to data/checkpoints."""
+    from course_lib.experiments.baselines import RECIPES, train
+
+    networks, datasets = ({recipe[part]: None for recipe in RECIPES} for part in (0, 1))  # dicts keep the order
+    for network in arguments.networks:
+        if network not in networks:
+            raise ValueError(f"network is {network!r}; there are recipes for {', '.join(networks)}")
+    if arguments.dataset not in (None, *datasets):
+        raise ValueError(f"--dataset is {arguments.dataset!r}; there are recipes for {', '.join(datasets)}")
+    chosen = [
+        (network, dataset)
+        for network, dataset in RECIPES
+        if network in (arguments.networks or networks) and arguments.dataset in (None, dataset)
+    ]
+    if not chosen:
+        pairs = ", ".join(f"{network} on {dataset}" for network, dataset in RECIPES)
+        raise ValueError(f"no recipe for {' or '.join(arguments.networks)} on {arguments.dataset}; there are: {pairs}")
+    for network, dataset in chosen:
+        facts = train(network, dataset, seed=arguments.seed, device=device(arguments.device), precision=arguments.precision)
+        print(f"{network} on {dataset}: accuracy {facts['accuracy']:.2%} after {facts['seconds']} s")
+    return 0
+
+
+def reproduce(arguments: argparse.Namespace) -> int:
+    """Runs a paper's experiments and prints 'paper / here'."""
+    from course_lib.experiments.runner import command
+
+    return command(
+        arguments.paper,
+        scale=scale.name(),
+        seeds=arguments.seeds,
+        device=arguments.device,
+        scheduler=arguments.scheduler,
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Executes the notebooks headless."""
+    from course_lib.execute import command
+
+    print(f"scale {scale.name()}")
+    return min(1, command(arguments.only, in_place=arguments.in_place))
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Says what is installed and at hand, and how to mend what is not."""
+    from course_lib.doctor import command
+
+    return command()
+
+
+def device(choice: str) -> str:
+    """The device that 'auto' stands for, or the one named. Raises ValueError for 'cuda' where there is none."""
+    import torch
+
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device is 'cuda', and torch finds no CUDA device here; `--device cpu` works everywhere")
+    return choice if choice != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The grammar of the command line; `command` in its result is the function to call."""
+    top = argparse.ArgumentParser(prog="python -m course_lib")
+    commands = top.add_subparsers(required=True, metavar="{data,baselines,reproduce,run,doctor}")
+
+    def add(command) -> argparse.ArgumentParser:
+        sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
+        sub.set_defaults(command=command)
+        return sub
+
+    def add_device(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+    def add_scale(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--scale", choices=scale.SCALES, help="default: COURSE_SCALE, else lesson")
+
+    sub = add(data)
+    sub.add_argument("names", nargs="*", metavar="NAME", help="mnist, cifar10; default: both")
+    sub.add_argument("--root", help="the data root; default: COURSE_DATA, else data/")
+
+    sub = add(baselines)
+    sub.add_argument("networks", nargs="*", metavar="NETWORK", help="default: all")
+    sub.add_argument("--dataset", help="only those for this data set")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    add_device(sub)
+
+    sub = add(reproduce)
+    sub.add_argument("paper", metavar="PAPER", help="such as weight-pruning; or all")
+    sub.add_argument("--seeds", type=int, default=3, help="runs of each setting")
+    sub.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster; default: a local one sized to this machine")
+    add_device(sub)
+    add_scale(sub)
+
+    sub = add(run)
+    sub.add_argument("--only", metavar="02", help="the notebook whose name begins so")
+    sub.add_argument("--in-place", action="store_true", help="also replace the committed copies")
+    add_scale(sub)
+
+    add(doctor)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; gives the exit status: 0 well, 1 the command failed, 2 a mistake of the caller, 130 interrupted."""
+    parsed = parser().parse_args(arguments)
+    if getattr(parsed, "scale", None):
+        os.environ["COURSE_SCALE"] = parsed.scale  # so that kernels and workers inherit it
+    try:
+        return parsed.command(parsed)
+    except MISTAKES as mistake:
+        print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
+        if isinstance(mistake, ModuleNotFoundError):
+            print("`make lab`, or `pip install -e .[test]`, installs what the course needs", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

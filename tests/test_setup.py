@@ -1,0 +1,276 @@
+"""The set-up: pyproject.toml, requirements.lock, environment.yml and Makefile say the same; the command line and its doctor."""
+
+import importlib.metadata
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+import course_lib
+from course_lib import __main__ as command_line
+from course_lib import doctor
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+PINS = {
+    requirement: re.findall(r"--hash=sha256:[0-9a-f]{64}", hashes)
+    for requirement, hashes in re.findall(r"^([\w.-]+==[^\\\n]+?) *\\\n((?: +--hash=\S+ ?\\?\n)*)", LOCK, re.M)
+}
+
+
+def test_each_line_of_the_lock_is_an_exact_version_with_hashes():
+    assert len(PINS) == len(re.findall(r"^[^\s#]", LOCK, re.M)) > 100
+    assert all(PINS.values())
+
+
+def test_the_lock_holds_no_address_and_no_path_of_a_machine():
+    assert not re.search(r"://|@|--index|--find-links|/(home|root|tmp|Users)/", LOCK)
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.12.0", "3.13.0"])
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_the_lock_satisfies_the_project(python, platform):
+    assert SpecifierSet(PROJECT["requires-python"]).contains(python)
+    here = {"python_full_version": python, "python_version": python[:-2], "sys_platform": platform}
+    pins = [Requirement(line) for line in PINS]
+    pinned = {pin.name: str(pin.specifier)[2:] for pin in pins if pin.marker is None or pin.marker.evaluate(here)}
+    for wanted in map(Requirement, [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]):
+        assert wanted.specifier.contains(pinned[wanted.name]), f"{wanted} is locked at {pinned[wanted.name]}; run `make lock`"
+
+
+def test_torch_and_torchvision_are_a_pair():
+    pinned = doctor.lock(ROOT / "requirements.lock")
+    if importlib.metadata.version("torchvision").partition("+")[0] != pinned["torchvision"]:
+        pytest.skip("another torchvision than the locked one is installed, so its torch cannot be looked up")
+    (wanted,) = (r for r in map(Requirement, importlib.metadata.requires("torchvision")) if r.name == "torch")
+    assert wanted.specifier.contains(pinned["torch"])
+
+
+def environment() -> tuple[list[str], list[str]]:
+    """What conda installs, and the arguments for pip."""
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    (pip,) = (entry["pip"] for entry in listed if isinstance(entry, dict))
+    return [entry for entry in listed if isinstance(entry, str)], pip
+
+
+def test_conda_installs_the_interpreter_and_pip_the_project():
+    conda, pip = environment()
+    python, pip_itself = map(Requirement, conda)
+    assert (python.name, pip_itself.name) == ("python", "pip")
+    assert python.specifier == SpecifierSet(PROJECT["requires-python"])
+    (line,) = pip
+    extras = re.fullmatch(r"-e \.\[([\w,]+)\]", line)[1].split(",")
+    assert set(extras) <= set(PROJECT["optional-dependencies"])
+
+
+@pytest.mark.network
+def test_the_pip_block_of_the_conda_environment_resolves(tmp_path):
+    pytest.importorskip("uv", reason="uv is not installed in this environment")
+    _, pip = environment()
+    command = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "--dry-run",
+        "--target",
+        tmp_path,
+        *(w for line in pip for w in shlex.split(line)),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\+ torch==", done.stderr)
+
+
+def test_the_citation_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == course_lib.__version__
+
+
+FAKE_PYTHON = """#!/bin/sh
+# Stands for the interpreter of the system and of .venv: `-m venv` copies it, everything else goes to a log.
+if [ "$2" = venv ]; then mkdir -p .venv/bin && cp "$0" .venv/bin/python; exit; fi
+echo "$@" >> log
+case "$*" in *requirements.lock*) test ! -e broken ;; esac
+"""
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A tree with the Makefile and a fake interpreter, in a folder with a space in its name."""
+    folder = tmp_path / "my courses"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "python").write_text(FAKE_PYTHON)
+    (folder / "python").chmod(0o755)
+    return folder
+
+
+def set_up(tree: Path, python: str = "./python") -> tuple[subprocess.CompletedProcess, int]:
+    """`make` of the environment, and how many commands its interpreters were given."""
+    (tree / "log").write_text("")
+    keep = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", ".venv/.installed", f"PYTHON={python}"]
+    done = subprocess.run(command, cwd=tree, env=keep, capture_output=True, text=True, timeout=60)
+    return done, len((tree / "log").read_text().splitlines())
+
+
+def test_set_up_is_done_once_and_again_where_something_changed(tree):
+    done, commands = set_up(tree)
+    assert done.returncode == 0, done.stderr
+    assert commands == 5  # two looks at the interpreter, uv, the lock, the project
+    assert set_up(tree)[1] == 0
+    later = (tree / ".venv/.installed").stat().st_mtime + 5
+    os.utime(tree / "requirements.lock", (later, later))
+    assert set_up(tree)[1] == 2
+    (tree / ".venv/.installed").touch()
+    os.utime(tree / ".venv/.installed", (later, later))
+    assert set_up(tree)[1] == 0
+    moved = tree.rename(tree.parent / "moved courses")
+    assert set_up(moved)[1] == 2
+    assert "--require-hashes" in (moved / "log").read_text()
+
+
+def test_an_interrupted_set_up_is_taken_up_again(tree):
+    (tree / "broken").touch()
+    assert set_up(tree)[0].returncode != 0
+    assert set_up(tree)[0].returncode != 0
+    (tree / "broken").unlink()
+    done, commands = set_up(tree)
+    assert done.returncode == 0
+    assert commands == 2
+
+
+@pytest.mark.parametrize(
+    ("python", "message"),
+    [
+        ("false", "false is not Python 3.11, 3.12 or 3.13"),
+        ("no-such-python", "no-such-python is not Python 3.11, 3.12 or 3.13"),
+        ("./without-venv", "apt install python3-venv"),
+    ],
+)
+def test_an_unfit_interpreter_is_told(tree, python, message):
+    (tree / "without-venv").write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1 ;; esac\n')
+    (tree / "without-venv").chmod(0o755)
+    done, _ = set_up(tree, python)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert not (tree / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["baselines", "lenet-6"], "network is 'lenet-6'; there are recipes for lenet-300-100"),
+        (["baselines", "--dataset", "svhn"], "--dataset is 'svhn'; there are recipes for mnist"),
+        (["baselines", "lenet-5", "--dataset", "cifar10"], "no recipe for lenet-5 on cifar10"),
+        (["run", "--only", "99"], "no notebook's name begins with '99'"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(arguments, message, capsys):
+    assert command_line.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}")
+    assert error.count("\n") == 1
+
+
+def test_scale_on_the_command_line_wins_over_the_environment(monkeypatch):
+    monkeypatch.setenv("COURSE_SCALE", "nonsense")
+    assert command_line.main(["run", "--only", "99"]) == 2
+    seen = []
+    monkeypatch.setattr("course_lib.execute.command", lambda *_, **__: seen.append(os.environ["COURSE_SCALE"]) or 3)
+    assert command_line.main(["run", "--scale", "lesson"]) == 1
+    assert seen == ["lesson"]
+
+
+def test_an_interrupt_and_a_bug_are_told_apart(monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    def stumble(*_, **__):
+        raise TypeError
+
+    monkeypatch.setattr("course_lib.execute.command", stop)
+    assert command_line.main(["run"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    monkeypatch.setattr("course_lib.execute.command", stumble)
+    with pytest.raises(TypeError):
+        command_line.main(["run"])
+
+
+def test_baselines_trains_what_was_asked_for(monkeypatch, capsys):
+    from course_lib.experiments import baselines
+
+    asked = []
+    monkeypatch.setattr(baselines, "train", lambda *pair, **rest: asked.append((*pair, rest)) or {"accuracy": 0.5, "seconds": 7})
+    assert command_line.main(["baselines", "lenet-5", "--device", "cpu", "--seed", "3"]) == 0
+    rest = {"seed": 3, "device": "cpu", "precision": "float32"}
+    assert asked == [("lenet-5", "mnist", rest), ("lenet-5", "mnist-5k", rest)]
+    assert capsys.readouterr().out.splitlines()[0] == "lenet-5 on mnist: accuracy 50.00% after 7 s"
+
+
+def test_the_doctor_tells_a_missing_an_unfit_and_another_package_apart():
+    torch = importlib.metadata.version("torch")
+    assert doctor.package(Requirement("torch>=2"), torch.partition("+")[0]) == ("ok", f"torch {torch}", "")
+    assert doctor.package(Requirement("torch>=2"), "9.9")[:2] == ("ok", f"torch {torch} (tested with 9.9)")
+    assert doctor.package(Requirement("torch>=99"), "99.0") == (
+        "missing",
+        f"package torch>=99; {torch} is installed",
+        doctor.INSTALL,
+    )
+    assert doctor.package(Requirement("no-such-package"), "1.0")[0] == "missing"
+
+
+def test_the_doctor_finds_packages_and_python_in_order():
+    findings = list(doctor.packages())
+    assert len(findings) == 1 + len(PROJECT["dependencies"])
+    assert {finding.state for finding in findings} == {"ok"}
+
+
+def test_the_doctor_finds_absent_and_damaged_checkpoints(monkeypatch, tmp_path):
+    import torch
+
+    from course_lib import models
+
+    monkeypatch.setattr(models, "CHECKPOINTS", tmp_path)
+    torch.manual_seed(0)
+    for network in ("lenet-5", "lenet-300-100"):
+        path = models.save_checkpoint(models.build(network), network, "mnist", {"accuracy": 0.125})
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    lenet_300_100, lenet_5, *others = doctor.checkpoints()
+    assert lenet_5 == ("ok", "checkpoint lenet-5 on mnist, accuracy 12.50%", "")
+    assert lenet_300_100.state == "missing"
+    assert "damaged" in lenet_300_100.what
+    assert {(other.state, "not there" in other.what) for other in others} == {("missing", True)}
+    assert "baselines resnet-20 --dataset cifar10" in str(others)
+
+
+def test_the_doctor_reports_data_and_settings(monkeypatch, tmp_path):
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    (tmp_path / "MNIST/raw").mkdir(parents=True)
+    (tmp_path / "MNIST/raw/train-images-idx3-ubyte").touch()
+    mnist, cifar10, _ = doctor.data_sets()
+    assert mnist.state == "ok"
+    assert cifar10[::2] == ("hint", "python -m course_lib data cifar10")
+    assert ("ok", f"COURSE_DATA={tmp_path}", "") in list(doctor.settings())
+    monkeypatch.setenv("COURSE_SCALE", "huge")
+    assert list(doctor.settings())[-1].state == "missing"
+
+
+def test_the_doctor_s_verdict(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "packages", lambda: [doctor.Finding("missing", "torch", "make lab")])
+    monkeypatch.setattr(doctor, "devices", lambda: pytest.fail("looked on where torch is missing"))
+    assert doctor.command() == 1
+    assert "mend it by: make lab" in capsys.readouterr().out
