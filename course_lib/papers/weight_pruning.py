@@ -1,0 +1,338 @@
+"""Learning both Weights and Connections for Efficient Neural Networks: Han, Pool, Tran, Dally, NIPS 2015 (arXiv 1506.02626).
+
+A connection whose weight is small is taken out; those that stay are retrained from the values they have; and again:
+
+    keep w_ij  where  |w_ij| > quality * std(W)                       (section 3, 'Pruning connections')
+
+Here, in the paper's order: the masks, the dropout rate of retraining (section 3.2), sensitivity of the layers (section 5,
+figure 6), iterative pruning (section 3.4) and the removal of dead neurons (section 3.5). L1 and L2 penalties (section 3.1)
+and frozen layers (section 3.3) are arguments of `course_lib.training.fit`. Biases are never pruned.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.data import Split, Splits
+from course_lib.training import evaluate, fit
+
+PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def threshold_mask(weight: Tensor, quality: float) -> Tensor:
+    """True where |w| exceeds `quality` standard deviations of the layer's weights.
+
+    Were they Gaussian around zero, quality 0.44, 1.13, 1.55, 1.75 would keep 66, 26, 12, 8 %.
+
+    Args:
+        weight: a layer's weights, any shape, floating point.
+        quality: the paper's quality parameter, >= 0.
+
+    Returns:
+        Bool mask of the weight's shape.
+
+    Raises:
+        ValueError: `quality` negative or not a number, `weight` empty or not finite.
+    """
+    _check_weight(weight)
+    if not quality >= 0:
+        raise ValueError(f"quality is {quality}; allowed are 0 and above")
+    return weight.detach().abs() > quality * weight.detach().std(correction=0)
+
+
+def sparsity_mask(weight: Tensor, sparsity: float) -> Tensor:
+    """False at the round(sparsity * size) weights of smallest magnitude, True elsewhere.
+
+    The same as a threshold, chosen so that exactly this share goes; among equal magnitudes the first ones go.
+
+    Args:
+        weight: a layer's weights, any shape, floating point.
+        sparsity: the share to prune, in [0, 1).
+
+    Returns:
+        Bool mask of the weight's shape.
+
+    Raises:
+        ValueError: `sparsity` outside [0, 1), `weight` empty or not finite.
+
+    >>> sparsity_mask(torch.tensor([[3.0, -1.0], [0.5, -2.0]]), 0.5)
+    tensor([[ True, False],
+            [False,  True]])
+    """
+    _check_weight(weight)
+    _check_sparsity(sparsity)
+    smallest_first = weight.detach().abs().flatten().argsort(stable=True)
+    mask = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
+    mask[smallest_first[: round(sparsity * weight.numel())]] = False
+    return mask.view(weight.shape)
+
+
+def adjusted_dropout(rate: float, kept: int, total: int) -> float:
+    """The dropout rate for retraining a pruned layer: D_r = D_o sqrt(C_r / C_o) (section 3.2, equation 2).
+
+    Pruning already thins the layer, so less dropout is needed against overfitting.
+
+    Args:
+        rate: D_o, the rate of the original training, in [0, 1).
+        kept: C_r, connections of the layer that are left.
+        total: C_o, connections that it had, inputs times outputs.
+
+    Raises:
+        ValueError: `rate` outside [0, 1), or not 0 <= kept <= total with total > 0.
+
+    >>> adjusted_dropout(0.5, 25, 100)
+    0.25
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate is {rate}; allowed is [0, 1)")
+    if not (0 <= kept <= total and total > 0):
+        raise ValueError(f"kept is {kept} and total {total}; expected 0 <= kept <= total and total > 0")
+    return rate * (kept / total) ** 0.5
+
+
+def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, nn.Module]:
+    """The layers that have connections to prune, by name in the model's order; all of them, or those that `layers` names.
+
+    Raises:
+        ValueError: `layers` is empty or names something that is not a dense or convolutional layer of the model.
+    """
+    found = {name: module for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
+    if layers is None:
+        return found
+    wanted = list(layers)
+    if not wanted:
+        raise ValueError(f"layers is empty; the model's dense and convolutional layers are {', '.join(found)}")
+    for name in wanted:
+        if name not in found:
+            raise ValueError(f"layers names {name!r}; the model's dense and convolutional layers are {', '.join(found)}")
+    return {name: module for name, module in found.items() if name in wanted}
+
+
+def magnitude_masks(model: nn.Module, sparsity: float | Mapping[str, float]) -> dict[str, Tensor]:
+    """`sparsity_mask` for several layers, keyed by parameter name as `course_lib.training.fit` takes them.
+
+    Args:
+        model: any network with dense or convolutional layers.
+        sparsity: one share for every layer, or a share by layer name; layers that it does not name are left out.
+    """
+    layers = prunable_layers(model, sparsity if isinstance(sparsity, Mapping) else None)
+    shares = sparsity if isinstance(sparsity, Mapping) else dict.fromkeys(layers, sparsity)
+    return {f"{name}.weight": sparsity_mask(layer.weight, shares[name]) for name, layer in layers.items()}
+
+
+@torch.no_grad()
+def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Sets the pruned weights of `model` to zero, in place.
+
+    Raises:
+        ValueError: a mask names no parameter, or has another shape than its parameter.
+    """
+    parameters = dict(model.named_parameters())
+    for name, mask in masks.items():
+        if name not in parameters or parameters[name].shape != mask.shape:
+            shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in parameters.items())
+            raise ValueError(f"masks has {name!r} of shape {tuple(mask.shape)}; the model's parameters are {shapes}")
+        parameters[name].mul_(mask)
+
+
+def sensitivity(
+    model: nn.Module, split: Split, sparsities: Sequence[float], layers: Iterable[str] | None = None
+) -> dict[str, Tensor]:
+    """Accuracy when one layer alone is pruned, the others whole, without retraining (figure 6).
+
+    Args:
+        model: a trained network; it is left as it was.
+        split: what the accuracy is measured on. It guides a choice, so it should not be the test set.
+        sparsities: shares to prune, each in [0, 1).
+        layers: names of layers; default all dense and convolutional ones.
+
+    Returns:
+        Layer name -> accuracies in [0, 1], float64 of shape (len(sparsities),).
+
+    Raises:
+        ValueError: a sparsity outside [0, 1), or an unknown or empty `layers`.
+    """
+    for sparsity in sparsities:
+        _check_sparsity(sparsity)
+    curves = {}
+    for name, layer in prunable_layers(model, layers).items():
+        whole = layer.weight.detach().clone()
+        try:
+            accuracies = []
+            for sparsity in sparsities:
+                layer.weight.data.copy_(whole * sparsity_mask(whole, sparsity))
+                accuracies.append(evaluate(model, split))
+        finally:
+            layer.weight.data.copy_(whole)
+        curves[name] = torch.tensor(accuracies, dtype=torch.float64)
+    return curves
+
+
+def sparsities_within(curves: Mapping[str, Tensor], sparsities: Sequence[float], loss: float) -> dict[str, float]:
+    """For each layer the sparsity at which its curve has lost `loss` of accuracy, interpolated between the scanned ones.
+
+    So a sensitive layer gets a small threshold and a robust one a large (section 5: the scan decides each layer's threshold).
+
+    Args:
+        curves: from `sensitivity`.
+        sparsities: the shares it was scanned at, ascending, beginning with 0.
+        loss: accuracy that one layer may lose, in [0, 1].
+    """
+    chosen = {}
+    for name, curve in curves.items():
+        lost = [max(0.0, float(curve[0] - accuracy)) for accuracy in curve]
+        # the first step over the limit; a curve that never gets there is pruned as far as it was scanned
+        step = next((i for i in range(1, len(lost)) if lost[i] > loss), None)
+        if step is None:
+            chosen[name] = float(sparsities[-1])
+            continue
+        share = (loss - lost[step - 1]) / (lost[step] - lost[step - 1])
+        chosen[name] = sparsities[step - 1] + max(0.0, share) * (sparsities[step] - sparsities[step - 1])
+    return chosen
+
+
+def sparsities_for_rate(
+    model: nn.Module, curves: Mapping[str, Tensor], sparsities: Sequence[float], rate: float
+) -> dict[str, float]:
+    """Shares per layer that keep 1 / `rate` of the scanned layers' weights, every layer losing the same accuracy on its own.
+
+    Args:
+        model: the network that was scanned.
+        curves: from `sensitivity`.
+        sparsities: as for `sparsities_within`.
+        rate: weights now over weights afterwards, at least 1.
+
+    Raises:
+        ValueError: the scan does not reach that rate; the message says how far it goes.
+    """
+    sizes = {name: layer.weight.numel() for name, layer in prunable_layers(model, curves).items()}
+    target = sum(sizes.values()) / rate
+
+    def plan_and_kept(loss: float) -> tuple[dict[str, float], float]:
+        plan = sparsities_within(curves, sparsities, loss)
+        return plan, sum(size * (1 - plan[name]) for name, size in sizes.items())
+
+    if not (rate >= 1 and plan_and_kept(1.0)[1] <= target):
+        most = sum(sizes.values()) / plan_and_kept(1.0)[1]
+        raise ValueError(f"rate is {rate}; with sparsities up to {max(sparsities)} it can be 1 to {most:.1f}")
+    less, more = (dict.fromkeys(sizes, 0.0), sum(sizes.values())), plan_and_kept(0.0)
+    if more[1] > target:  # what is free does not suffice: bisect the loss that does
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if plan_and_kept(middle)[1] > target else (low, middle)
+        less, more = plan_and_kept(low), plan_and_kept(high)
+    # where a curve is flat its sparsity jumps; between the two ends of a jump the count of weights is linear
+    share = (less[1] - target) / (less[1] - more[1]) if less[1] > more[1] else 1.0
+    return {name: less[0][name] + share * (more[0][name] - less[0][name]) for name in sizes}
+
+
+class Pruned(NamedTuple):
+    """What `iterative_prune` gives."""
+
+    model: nn.Module  # pruned weights are exactly zero
+    masks: dict[str, Tensor]  # parameter name -> bool mask
+    rounds: list[dict[str, float]]  # a row a round: share of weights kept, accuracy pruned, accuracy retrained
+    interrupted: bool  # stopped by the user: the model holds what it had reached
+
+
+def iterative_prune(
+    model: nn.Module,
+    splits: Splits,
+    *,
+    sparsity: float | Mapping[str, float],
+    rounds: int = 10,
+    epochs: int = 1,
+    final_epochs: int = 5,
+    in_turns: Sequence[Sequence[str]] | None = None,
+    seed: int = 0,
+    **retraining,
+) -> Pruned:
+    """Prune a little, retrain the survivors, prune more (section 3.4); survivors keep their values (section 3.3).
+
+    After round t of T a layer's sparsity is s_T (1 - (1 - t / T)^3): much at first, little near the end (Zhu & Gupta 2017;
+    the paper does not say how it spaces its rounds). One round is pruning in one step.
+
+    Args:
+        model: a trained network; it is left as it was.
+        splits: `splits.train` is retrained on; both splits are evaluated on for the record.
+        sparsity: final share to prune, one for every layer or by layer name, in [0, 1).
+        rounds: how often to prune.
+        epochs: of retraining after each round, at a constant learning rate.
+        final_epochs: of retraining at the end, with the rate falling to zero.
+        in_turns: groups of layer names; each round prunes and retrains one group after the other, the other groups frozen
+            (section 3.3: convolutions stay fixed while dense layers retrain, and the reverse).
+        seed: of the retraining.
+        retraining: arguments of `course_lib.training.fit`, such as lr, l1, weight_decay, augment, batch_size.
+
+    Raises:
+        ValueError: a sparsity outside [0, 1), rounds below 1, a group that names an unknown layer, or what `fit` refuses.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds is {rounds}; allowed are 1 and above")
+    model = copy.deepcopy(model)
+    final = sparsity if isinstance(sparsity, Mapping) else dict.fromkeys(prunable_layers(model), sparsity)
+    for share in final.values():
+        _check_sparsity(share)
+    groups = in_turns or [list(final)]
+    prunable_layers(model, [name for group in groups for name in group])  # names the unknown ones
+    original_dropout = dropout_layers(model)
+    masks: dict[str, Tensor] = {}
+    record: list[dict[str, float]] = []
+    interrupted = False
+
+    def retrain(epochs: int, frozen: Sequence[str], schedule: str) -> bool:
+        scale_dropout(original_dropout, masks)
+        return fit(
+            model, splits, epochs=epochs, masks=masks, frozen=frozen, schedule=schedule, seed=seed + len(record), **retraining
+        ).interrupted
+
+    for number in range(1, rounds + 1):
+        progress = 1 - (1 - number / rounds) ** 3
+        for group in groups:
+            masks |= magnitude_masks(model, {name: final[name] * progress for name in group if name in final})
+            apply_masks(model, masks)
+            pruned = evaluate(model, splits.test)
+            frozen = [name for other in groups if other is not group for name in other]
+            interrupted = epochs > 0 and retrain(epochs, frozen, "constant")
+        kept = sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
+        record.append(dict(round=number, kept=kept, pruned=pruned, retrained=evaluate(model, splits.test)))
+        if interrupted:
+            break
+    if final_epochs and not interrupted:
+        interrupted = retrain(final_epochs, [], "linear")
+        record.append(dict(round=rounds + 1, kept=kept, pruned=record[-1]["retrained"], retrained=evaluate(model, splits.test)))
+    return Pruned(model, masks, record, interrupted)
+
+
+def dropout_layers(model: nn.Module) -> dict[str, tuple[nn.Dropout, float]]:
+    """Parameter name of a layer -> (the dropout behind it, its rate), in the order in which the model registers them."""
+    found, weight = {}, None
+    for name, module in model.named_modules():
+        if isinstance(module, PRUNABLE):
+            weight = f"{name}.weight"
+        elif isinstance(module, nn.Dropout) and weight is not None:
+            found[weight] = (module, module.p)
+    return found
+
+
+def scale_dropout(original: Mapping[str, tuple[nn.Dropout, float]], masks: Mapping[str, Tensor]) -> None:
+    """Sets every dropout behind a pruned layer to its `adjusted_dropout` (section 3.2)."""
+    for name, (dropout, rate) in original.items():
+        if name in masks:
+            dropout.p = adjusted_dropout(rate, int(masks[name].sum()), masks[name].numel())
+
+
+def _check_sparsity(sparsity: float) -> None:
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity is {sparsity}; allowed is [0, 1)")
+
+
+def _check_weight(weight: Tensor) -> None:
+    if weight.numel() == 0:
+        raise ValueError(f"weight is empty (shape {tuple(weight.shape)}); there is nothing to prune")
+    if not weight.isfinite().all():
+        raise ValueError("weight holds NaN or infinity; train again before pruning")
