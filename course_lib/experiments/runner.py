@@ -1,0 +1,248 @@
+"""Maps a paper's experiments over their grid, on the cores of this machine, its GPUs, or a Dask cluster.
+
+A paper's experiments are a module of this package with
+
+    grid(scale) -> list of settings, each a dict for JSON with a 'name'
+    run(setting, *, seed, scale, device) -> dict    the row's figures and its 'data set', as values for JSON
+    paper_table(rows: DataFrame) -> DataFrame       what the paper says and what the rows say
+
+Rows go to data/results/<paper>.json as they finish. A row that is there is not run again, so a run that was killed goes on
+where it was; a worker that dies costs the rows it was at, and these run elsewhere.
+"""
+
+import contextlib
+import datetime
+import importlib
+import json
+import os
+import pkgutil
+import platform
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from course_lib import scale as scales
+from course_lib.files import replacing
+
+RESULTS = Path(__file__).resolve().parent.parent.parent / "data" / "results"
+
+
+def papers() -> list[str]:
+    """Names of the papers whose experiments are at hand, as the command line spells them."""
+    package = importlib.import_module("course_lib.experiments")
+    modules = (module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(
+        name.replace("_", "-") for name in modules if hasattr(importlib.import_module(f"{package.__name__}.{name}"), "grid")
+    )
+
+
+def reproduce(
+    paper: str,
+    *,
+    scale: str | None = None,
+    seeds: int = 3,
+    device: str = "auto",
+    scheduler: str | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Runs what is missing of a paper's experiments and gives all recorded rows.
+
+    Args:
+        paper: as `papers` spells it, with dashes or underscores.
+        scale: 'smoke', 'lesson' or 'paper'; default the scale in force.
+        seeds: each setting runs with the seeds 0 .. seeds - 1.
+        device: 'auto', 'cpu' or 'cuda'.
+        scheduler: address of a running Dask scheduler, such as 'tcp://host:8786'; default a cluster of this machine's processes.
+        progress: show a bar over rows.
+
+    Raises:
+        ValueError: unknown paper, fewer than one seed, or a damaged results file.
+        RuntimeError: some settings failed; the others are recorded. The message says which and why.
+    """
+    name = _known(paper)
+    path = RESULTS / f"{name.replace('-', '_')}.json"
+    run_grid(
+        f"course_lib.experiments.{name.replace('-', '_')}", path,
+        command=f"python -m course_lib reproduce {name} --scale {scale or scales.name()} --seeds {seeds}",
+        scale=scale or scales.name(), seeds=seeds, device=device, scheduler=scheduler, progress=progress,
+    )  # fmt: skip
+    return recorded(paper)
+
+
+def recorded(paper: str) -> pd.DataFrame:
+    """The recorded rows of a paper, one line a row.
+
+    Raises:
+        FileNotFoundError: there are none yet; the message names the command that makes them.
+    """
+    name = _known(paper)
+    rows = _read(RESULTS / f"{name.replace('-', '_')}.json")
+    if not rows:
+        raise FileNotFoundError(f"no recorded rows for {name}; `python -m course_lib reproduce {name}` makes them")
+    return pd.DataFrame(rows)
+
+
+def command(paper: str, *, scale: str | None, seeds: int, device: str, scheduler: str | None) -> int:
+    """`python -m course_lib reproduce`: runs one paper or 'all', prints 'paper / here', gives the exit code."""
+    failed = 0
+    for name in papers() if paper == "all" else [_known(paper)]:
+        try:
+            rows = reproduce(name, scale=scale, seeds=seeds, device=device, scheduler=scheduler)
+        except RuntimeError as failures:
+            print(failures)
+            failed = 1
+            continue
+        rows = rows[rows.scale == (scale or scales.name())]
+        print(f"\n{name}: {len(rows)} rows in {RESULTS / (name.replace('-', '_') + '.json')}")
+        print(
+            importlib.import_module(f"course_lib.experiments.{name.replace('-', '_')}").paper_table(rows).to_string(index=False)
+        )
+    return failed
+
+
+def run_grid(
+    module: str,
+    path: Path,
+    *,
+    command: str,
+    scale: str,
+    seeds: int,
+    device: str = "auto",
+    scheduler: str | None = None,
+    progress: bool = True,
+) -> None:
+    """Runs the rows of `module`'s grid that `path` does not hold yet, and writes each into it as it finishes."""
+    from dask.distributed import as_completed
+    from tqdm.auto import tqdm
+
+    if seeds < 1:
+        raise ValueError(f"seeds is {seeds}; allowed are 1 and above")
+    done = {_key(row) for row in _read(path)}
+    grid = importlib.import_module(module).grid(scale)
+    wanted = [(setting, seed) for seed in range(seeds) for setting in grid]
+    missing = [(setting, seed) for setting, seed in wanted if _key(setting | dict(seed=seed, scale=scale)) not in done]
+    if not missing:
+        return
+    failures = []
+    with _client(scheduler) as client, tqdm(total=len(wanted), initial=len(wanted) - len(missing), disable=not progress) as bar:
+        futures = {
+            client.submit(_row, module, setting, seed, scale, device, command, pure=False, retries=0): setting | dict(seed=seed)
+            for setting, seed in missing
+        }
+        try:
+            for future in as_completed(futures):
+                setting = futures[future]
+                if future.status == "finished":
+                    _add(path, future.result())
+                else:
+                    failures.append(f"{setting['name']}, seed {setting['seed']}: {future.exception()!r}")
+                bar.update()
+                bar.set_postfix_str(setting["name"])
+        except KeyboardInterrupt:
+            client.cancel(list(futures))
+            raise
+    if failures:
+        raise RuntimeError(f"{len(failures)} of {len(wanted)} rows failed, the others are in {path}:\n" + "\n".join(failures))
+
+
+def _row(module: str, setting: dict, seed: int, scale: str, device: str, command: str) -> dict[str, Any]:
+    """One row, in a worker: the figures and what is needed to make them again."""
+    import torch
+
+    from course_lib.data import StandInWarning
+
+    os.environ["COURSE_SCALE"] = scale
+    where = _device(device)
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StandInWarning)  # a row must not be of other data than it says
+        figures = importlib.import_module(module).run(setting, seed=seed, scale=scale, device=where)
+    return (
+        setting
+        | figures
+        | dict(
+            seed=seed, scale=scale, command=command, seconds=round(time.perf_counter() - start, 1),
+            device=torch.cuda.get_device_name(where) if where.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads",
+            versions=dict(python=platform.python_version(), torch=torch.__version__.split("+")[0]),
+            date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        )
+    )  # fmt: skip
+
+
+def _device(wanted: str) -> str:
+    """'cpu', or one GPU for each process of a local cluster; the workers of other clusters see the GPUs that they were given."""
+    import torch
+    from dask.distributed import get_worker
+
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    number = get_worker().name
+    return f"cuda:{number % torch.cuda.device_count()}" if isinstance(number, int) else "cuda"
+
+
+@contextlib.contextmanager
+def _client(scheduler: str | None) -> Iterator:
+    """A client of the cluster at an address, or of one process a GPU, or a core, of this machine."""
+    import torch
+    from dask.distributed import Client, LocalCluster
+
+    if scheduler is not None:
+        with Client(scheduler) as client:
+            yield client
+        return
+    workers = torch.cuda.device_count() or len(
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
+    threads = {"OMP_NUM_THREADS": "1"} if not torch.cuda.is_available() else {}
+    # The workers are started by 'spawn' and read the variable when they import torch: a process a core, a thread each
+    saved = {name: os.environ.get(name) for name in threads}
+    os.environ.update(threads)
+    try:
+        with (
+            LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
+    finally:
+        for name, value in saved.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _key(row: dict) -> str:
+    """What makes a row the same one: its name, seed and scale."""
+    return json.dumps([row["name"], row["seed"], row["scale"]])
+
+
+def _read(path: Path) -> list[dict]:
+    if not path.exists():
+        return []
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        for row in rows:
+            _key(row)
+    except (ValueError, KeyError, TypeError) as reason:
+        advice = f"restore it with `git checkout -- {path.name}`, or delete it to run all rows again"
+        raise ValueError(f"results file {path} is damaged ({reason!r}); {advice}") from reason
+    return rows
+
+
+def _add(path: Path, row: dict) -> None:
+    """Adds a row to the file, as another process may do at the same time."""
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        rows = {_key(old): old for old in _read(path)} | {_key(row): row}
+        with replacing(path) as scratch:
+            scratch.write_text(json.dumps([rows[key] for key in sorted(rows)], indent=1) + "\n", encoding="utf-8")
+
+
+def _known(paper: str) -> str:
+    name = paper.replace("_", "-")
+    if name not in papers():
+        raise ValueError(f"paper is {paper!r}; known are {', '.join(papers())}")
+    return name

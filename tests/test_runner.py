@@ -1,0 +1,194 @@
+"""The runner, with real processes: rows are written once, whatever is killed."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from course_lib.experiments import runner
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN = """
+from pathlib import Path
+from course_lib.experiments.runner import run_grid
+if __name__ == "__main__":
+    run_grid("tests.toy_experiment", Path({path!r}), {arguments})
+"""
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """Sets the toy experiment up; gives the results file and the log of what ran."""
+    monkeypatch.setenv("TOY_LOG", str(tmp_path / "log"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "log").touch()
+    return tmp_path / "rows.json", tmp_path / "log"
+
+
+def arguments(**changes) -> dict:
+    return dict(command="none", scale="smoke", seeds=2, device="cpu", progress=False) | changes
+
+
+def start(path: Path, **changes) -> subprocess.Popen:
+    text = ", ".join(f"{key}={value!r}" for key, value in arguments(**changes).items())
+    script = path.with_name(f"run_{time.monotonic_ns()}.py")  # a file: workers are spawned and import it
+    script.write_text(RUN.format(path=str(path), arguments=text))
+    return subprocess.Popen([sys.executable, str(script)], cwd=ROOT, start_new_session=True)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """The process and all that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def wait_for_rows(path: Path, count: int, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if path.exists() and len(json.loads(path.read_text())) >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no {count} rows in {seconds} s")
+
+
+def expected(settings: int, seeds: int) -> Counter:
+    return Counter((f"setting {i:02}", seed, i * i + seed) for i in range(settings) for seed in range(seeds))
+
+
+def found(path: Path) -> Counter:
+    return Counter((row["name"], row["seed"], row["value"]) for row in json.loads(path.read_text()))
+
+
+def test_rows_are_complete_sorted_and_not_run_twice(toy):
+    path, log = toy
+    runner.run_grid("tests.toy_experiment", path, **arguments())
+    assert found(path) == expected(6, 2)
+    first = path.read_text()
+    row = json.loads(first)[0]
+    assert set(row["versions"]) == {"python", "torch"} and row["scale"] == "smoke" and row["device"].startswith("CPU")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", row["date"]) and row["seconds"] >= 0
+    assert [row["name"] for row in json.loads(first)] == sorted(row["name"] for row in json.loads(first))
+    assert all(line.endswith("smoke") for line in log.read_text().splitlines())
+    runner.run_grid("tests.toy_experiment", path, **arguments())
+    assert path.read_text() == first and len(log.read_text().splitlines()) == 12
+    runner.run_grid("tests.toy_experiment", path, **arguments(seeds=3))  # only the third seed is new
+    assert found(path) == expected(6, 3) and len(log.read_text().splitlines()) == 18
+
+
+def test_a_killed_run_goes_on_where_it_was(toy, monkeypatch):
+    path, log = toy
+    monkeypatch.setenv("TOY_SECONDS", "0.3")
+    process = start(path)
+    try:
+        wait_for_rows(path, 3)
+    finally:
+        kill(process)
+    before = found(path)
+    assert 3 <= before.total() < 12, "the run was over before it could be killed"
+    ran = len(log.read_text().splitlines())
+    monkeypatch.setenv("TOY_SECONDS", "0")
+    runner.run_grid("tests.toy_experiment", path, **arguments())
+    assert found(path) == expected(6, 2)
+    assert len(log.read_text().splitlines()) - ran == 12 - before.total()  # what was recorded did not run again
+
+
+def test_a_scheduler_and_two_workers_one_of_which_is_killed(toy, monkeypatch):
+    path, log = toy
+    monkeypatch.setenv("TOY_SECONDS", "0.4")
+    address_file = path.with_name("scheduler.json")
+    cli = [sys.executable, "-m", "distributed.cli"]
+    quiet = dict(cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    common = ["--scheduler-file", str(address_file), "--no-dashboard"]
+    processes = [
+        subprocess.Popen([cli[0], "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", *common], **quiet)
+    ]
+    try:
+        for _ in range(2):
+            worker = [cli[0], "-m", "distributed.cli.dask_worker", "--nthreads", "1", "--host", "127.0.0.1", *common]
+            processes.append(subprocess.Popen(worker, **quiet))
+        deadline = time.monotonic() + 60
+        while not address_file.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        address = json.loads(address_file.read_text())["address"]
+        from dask.distributed import Client
+
+        with Client(address) as client:
+            client.wait_for_workers(2, timeout=60)
+        process = start(path, scheduler=address)
+        processes.append(process)
+        wait_for_rows(path, 3)
+        kill(processes[1])  # a worker in the middle of a row, and the nanny that would start it again
+        assert process.wait(timeout=90) == 0
+    finally:
+        for process in processes:
+            kill(process)
+    assert found(path) == expected(6, 2)
+    assert len({line.split()[2] for line in log.read_text().splitlines()}) == 2  # both workers had worked
+
+
+def test_one_failing_setting_does_not_lose_the_others(toy, monkeypatch):
+    path, _ = toy
+    monkeypatch.setenv("TOY_FAILS", "2")
+    with pytest.raises(RuntimeError, match="2 of 12 rows failed(.|\n)*setting 02, seed 0(.|\n)*a planted failure"):
+        runner.run_grid("tests.toy_experiment", path, **arguments())
+    assert found(path) == Counter({key: n for key, n in expected(6, 2).items() if key[0] != "setting 02"})
+
+
+def test_two_runs_at_once_lose_no_row(toy, monkeypatch):
+    path, _ = toy
+    monkeypatch.setenv("TOY_SETTINGS", "10")
+    processes = [start(path), start(path)]
+    try:
+        assert [process.wait(timeout=90) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            kill(process)
+    assert found(path) == expected(10, 2)
+
+
+@pytest.mark.parametrize("text", ["[{", '[{"name": "a"}]', '{"rows": 3}', ""])
+def test_a_damaged_file_is_named_and_left(toy, text):
+    path, _ = toy
+    path.write_text(text)
+    with pytest.raises(ValueError, match="rows.json is damaged.*git checkout"):
+        runner.run_grid("tests.toy_experiment", path, **arguments())
+    assert path.read_text() == text
+
+
+def test_unknown_papers_and_seeds_are_refused(toy):
+    with pytest.raises(ValueError, match="known are .*weight-pruning"):
+        runner.reproduce("weight-watching")
+    with pytest.raises(ValueError, match="seeds is 0"):
+        runner.run_grid("tests.toy_experiment", toy[0], **arguments(seeds=0))
+
+
+def test_rows_of_stand_in_data_are_refused(toy, monkeypatch):
+    """A row that says MNIST must be of MNIST: where only the stand-in is to be had, the row fails and says so."""
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    monkeypatch.setenv("COURSE_DATA", str(toy[0].parent))
+    with pytest.raises(RuntimeError, match="StandInWarning"):
+        runner.run_grid("tests.stand_in_experiment", toy[0], **arguments(scale="lesson", seeds=1))
+    assert not toy[0].exists()
+
+
+def test_what_the_command_prints(monkeypatch, capsys, tmp_path, toy):
+    monkeypatch.setattr(runner, "RESULTS", tmp_path)
+    with pytest.raises(FileNotFoundError, match="python -m course_lib reproduce weight-pruning"):
+        runner.recorded("weight_pruning")
+    monkeypatch.setattr("course_lib.experiments.weight_pruning.grid", lambda scale: [])
+    row = dict(name="x", seed=0, scale="smoke", kind="rate", network="lenet-5", rate=12, weights=430_500, weights_kept=35_875)
+    row |= {"data set": "mnist-5k", "baseline_error": 1.0, "error": 2.0}
+    (tmp_path / "weight_pruning.json").write_text(json.dumps([row]))
+    assert runner.command("weight-pruning", scale="smoke", seeds=1, device="cpu", scheduler=None) == 0
+    printed = capsys.readouterr().out
+    assert "0.80 -> 0.77 %" in printed and "1.00 -> 2.00 %" in printed and "12.0x" in printed
