@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from course_lib import surgery
 from course_lib.data import Split, Splits
 from course_lib.training import evaluate, fit
 
@@ -306,6 +307,93 @@ def iterative_prune(
         interrupted = retrain(final_epochs, [], "linear")
         record.append(dict(round=rounds + 1, kept=kept, pruned=record[-1]["retrained"], retrained=evaluate(model, splits.test)))
     return Pruned(model, masks, record, interrupted)
+
+
+def remove_dead_neurons(model: nn.Module, example_input: Tensor) -> nn.Module:
+    """A narrower copy without dead neurons and channels, with the same outputs (section 3.5).
+
+    One is dead when nothing reads it (all its outgoing weights are zero) or when it reads nothing (all incoming ones are).
+    The second kind still says a constant, act(bias), which moves into the biases of its readers first. Where that cannot be
+    exact, because a reader pads with zeros or has no bias, the neuron stays. Each layer keeps at least one.
+
+    Args:
+        model: a pruned network of dense layers and 2-d convolutions, without batch statistics of its own (evaluation mode).
+        example_input: a batch (N, ...) on the model's device.
+    """
+    was_training = model.training
+    model = copy.deepcopy(model).eval()
+    found = True
+    while found:  # a neuron that goes may take the last reader of another one with it
+        found = False
+        for name, layer in prunable_layers(model).items():
+            keep = _alive(model, name, example_input)
+            if len(keep) < len(layer.weight):
+                model, found = surgery.keep_channels(model, name, keep, example_input), True
+    return model.train(was_training)
+
+
+@torch.no_grad()
+def _alive(model: nn.Module, name: str, example_input: Tensor) -> list[int]:
+    """Output channels of a layer that must stay; the constants of the others are folded into `model`'s biases."""
+    everything = list(range(len(model.get_submodule(name).weight)))
+    if not isinstance(model.get_submodule(name), surgery.CUTTABLE) or getattr(model.get_submodule(name), "groups", 1) > 1:
+        return everything
+    tied = surgery.coupling(model, name, example_input)
+    norms = all(isinstance(model.get_submodule(other), nn.modules.batchnorm._BatchNorm) for other in tied.others)
+    if not tied.consumers or not norms:
+        return everything
+    reads_nothing = torch.stack([_is_zero(model.get_submodule(p).weight) for p in tied.producers]).all(0)
+    readers = {reader: model.get_submodule(reader) for reader in tied.consumers}
+    unread = torch.stack([_is_zero(_outgoing(readers[r].weight, columns)) for r, columns in tied.consumers.items()]).all(0)
+    constants = _constants(model, example_input, tied.consumers) if (reads_nothing & ~unread).any() else {}
+    for reader, (low, high) in constants.items():
+        exact = readers[reader].bias is not None and not any(_padding(readers[reader]))
+        reads_nothing &= (low == high).all(1) & ((low == 0).all(1) | exact)
+    dead = unread | reads_nothing
+    if dead.all():
+        dead[0] = False
+    for reader, (value, _) in constants.items():
+        folded = (reads_nothing & dead)[:, None] * value  # (C, r)
+        if folded.any():
+            weights = _outgoing(readers[reader].weight, tied.consumers[reader])  # (C, n, r, ...)
+            readers[reader].bias += torch.einsum("cnr...,cr->n", weights, folded)
+    return (~dead).nonzero().flatten().tolist()
+
+
+def _is_zero(weight: Tensor) -> Tensor:
+    """(C, ...) -> (C,): whether all entries of a channel are zero."""
+    return (weight == 0).flatten(1).all(1)
+
+
+def _outgoing(weight: Tensor, columns: Tensor) -> Tensor:
+    """A reader's weight (n, c, ...) by the channels that it reads: (C, n, r, ...) for columns (C, r)."""
+    return weight[:, columns.to(weight.device)].movedim(1, 0)
+
+
+def _padding(reader: nn.Module) -> tuple[int, ...]:
+    padding = getattr(reader, "padding", 0)
+    return (1,) if padding == "same" else (0,) if padding == "valid" else padding if isinstance(padding, tuple) else (padding,)
+
+
+def _constants(model: nn.Module, example_input: Tensor, consumers: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """What each reader sees of each channel: the least and the greatest value over images and positions, (C, r) each."""
+    seen = {}
+
+    def record(reader: str):
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            columns = consumers[reader].to(inputs[0].device)
+            values = inputs[0].movedim(1, 0).flatten(1)[columns]  # (C, r, images and positions)
+            seen[reader] = values.amin(2), values.amax(2)
+
+        return hook
+
+    hooks = [model.get_submodule(reader).register_forward_pre_hook(record(reader)) for reader in consumers]
+    try:
+        model(example_input)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
 
 
 def dropout_layers(model: nn.Module) -> dict[str, tuple[nn.Dropout, float]]:
