@@ -1,0 +1,120 @@
+"""Networks counted by hand, and checkpoints that are what their side files say."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from course_lib import data, models
+from course_lib.training import evaluate
+
+
+def conv(inputs: int, outputs: int, size: int, bias: bool) -> int:
+    return inputs * outputs * size**2 + outputs * bias
+
+
+def convs_with_norm(widths: list[int], size: int = 3) -> int:
+    """Convolutions without a bias, each with a batch norm of two parameters a channel."""
+    return sum(conv(c, n, size, False) + 2 * n for c, n in zip(widths, widths[1:], strict=False))
+
+
+def resnet(blocks: int) -> int:
+    stages = [[16] * (2 * blocks + 1), [16] + [32] * 2 * blocks, [32] + [64] * 2 * blocks]
+    shortcuts = convs_with_norm([16, 32], 1) + convs_with_norm([32, 64], 1)
+    return convs_with_norm([3, 16]) + sum(map(convs_with_norm, stages)) + shortcuts + 650
+
+
+VGG_16 = [3, 64, 64, 128, 128, 256, 256, 256] + [512] * 6
+COUNTS = {
+    "lenet-300-100": 784 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10,
+    "lenet-5": conv(1, 20, 5, True) + conv(20, 50, 5, True) + 800 * 500 + 500 + 5_010,
+    "vgg-small": convs_with_norm([3, 32, 32, 64, 64, 128, 128]) + 1_290,
+    "vgg-16": convs_with_norm(VGG_16) + 512 * 512 + 2 * 512 + 5_130,
+    "resnet-20": resnet(3),
+    "resnet-56": resnet(9),
+}
+
+
+@pytest.mark.parametrize("name", models.NETWORKS)
+def test_parameters_and_shapes(name):
+    model = models.build(name).eval()
+    assert sum(p.numel() for p in model.parameters()) == COUNTS[name]
+    assert model(models.example_input(name, 2)).shape == (2, 10)
+    assert models.build(name, num_classes=7).eval()(models.example_input(name)).shape == (1, 7)
+
+
+def test_the_papers_own_counts():
+    assert (COUNTS["lenet-300-100"], COUNTS["lenet-5"]) == (266_610, 431_080)
+
+
+def test_unknown_names_list_the_known():
+    for call in (models.build, models.input_shape, models.example_input, lambda name: models.pretrained(name, "mnist")):
+        with pytest.raises(ValueError, match="alexnet.*lenet-300-100.*resnet-56"):
+            call("alexnet")
+    with pytest.raises(ValueError, match="num_classes is 1"):
+        models.build("lenet-5", 1)
+
+
+@pytest.fixture
+def checkpoints(tmp_path, monkeypatch):
+    for path in models.CHECKPOINTS.glob("lenet-300-100.mnist-5k.*"):
+        shutil.copy(path, tmp_path)
+    monkeypatch.setattr(models, "CHECKPOINTS", tmp_path)
+    return tmp_path
+
+
+def test_an_absent_checkpoint_lists_those_that_are_there(checkpoints):
+    with pytest.raises(FileNotFoundError, match="'lenet-5' on data set 'mnist-5k'; there are: lenet-300-100.mnist-5k"):
+        models.pretrained("lenet-5", "mnist-5k")
+
+
+def test_a_damaged_checkpoint_says_what_to_do(checkpoints):
+    path = checkpoints / "lenet-300-100.mnist-5k.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[5000] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match="is damaged.*git checkout -- data/checkpoints"):
+        models.pretrained("lenet-300-100", "mnist-5k")
+
+
+def test_a_checkpoint_comes_back_bit_for_bit(checkpoints):
+    model = models.build("resnet-20")
+    model.norm1.running_mean.normal_()
+    models.save_checkpoint(model, "resnet-20", "nothing", dict(accuracy=0.1))
+    again = models.pretrained("resnet-20", "nothing")
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    assert not again.training
+
+
+def test_every_committed_checkpoint_is_whole_and_they_are_small():
+    paths = sorted(models.CHECKPOINTS.glob("*.safetensors"))
+    assert sum(path.stat().st_size for path in paths) < 12_000_000
+    for path in paths:
+        network, dataset = path.name.removesuffix(".safetensors").split(".")
+        facts = json.loads(path.with_suffix(".json").read_text())
+        assert {"accuracy", "dataset", "seed", "epochs", "command", "versions"} <= set(facts)
+        models.pretrained(network, dataset)
+
+
+# What a notebook relies on: the largest error, in percent, with which each may be committed
+LARGEST_ERROR = {
+    ("lenet-300-100", "mnist"): 1.6,
+    ("lenet-5", "mnist"): 0.75,
+    ("resnet-20", "cifar10"): 9.0,
+    ("vgg-small", "cifar10"): 9.5,
+}
+
+
+@pytest.mark.parametrize(("network", "dataset"), LARGEST_ERROR)
+def test_the_baselines_are_as_good_as_promised(network, dataset):
+    assert 100 * (1 - models.checkpoint_facts(network, dataset)["accuracy"]) <= LARGEST_ERROR[network, dataset]
+
+
+@pytest.mark.parametrize(
+    ("network", "dataset"),
+    [("lenet-300-100", "mnist-5k"), ("lenet-5", "mnist-5k"), ("resnet-20", "mnist-m"), ("vgg-small", "mnist-m")],
+)
+def test_a_baseline_has_the_accuracy_of_its_side_file(network, dataset):
+    measured = evaluate(models.pretrained(network, dataset), data.load(dataset).test)
+    assert measured == pytest.approx(models.checkpoint_facts(network, dataset)["accuracy"], abs=0.003)
