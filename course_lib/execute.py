@@ -81,6 +81,9 @@ def execute(notebook: NotebookNode, path: Path) -> str | None:
             extra_arguments=["--log-level=ERROR"],
             on_cell_start=lambda cell, cell_index: bar.update(cell_index - bar.n),
         )
+        # nbclient plays a browser to Output widgets, and answering one while the cell's reply comes in can lose that reply:
+        # it then waits for ever (nbclient issue 312). Without the play, what a panel draws at first is the cell's output.
+        client.widget_registry = {}
         try:
             client.execute()
         except (CellExecutionError, DeadKernelError) as error:
@@ -114,8 +117,9 @@ def _write(notebook: NotebookNode, path: Path) -> None:
 def clean(notebook: NotebookNode) -> NotebookNode:
     """Takes out of an executed notebook what is of no use to its readers or differs from run to run; changes it in place.
 
-    Widgets go (their state is not kept, and without it they show an error), and with them the progress bars; so do bars on
-    stderr, times of execution and the version of the interpreter. Other words on stderr stay, for `check` to find.
+    Widgets go (their state is not kept, and without it they show an error), and with them the progress bars; what a panel
+    drew at first stays. Bars on stderr go, times of execution and the version of the interpreter. Other words on stderr
+    stay, for `check` to find.
     """
     notebook.metadata.pop("widgets", None)
     notebook.metadata.get("language_info", {}).pop("version", None)

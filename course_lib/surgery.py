@@ -47,8 +47,7 @@ def keep_channels(model: nn.Module, layer: str, keep: Sequence[int] | Tensor, ex
     kept = sorted(torch.as_tensor(keep).tolist())
     if not kept or len(set(kept)) < len(kept) or not (kept[0] >= 0 and kept[-1] < channels):
         raise ValueError(f"keep is {kept} for layer {layer!r}; expected different indices from 0 to {channels - 1}, at least one")
-    narrower = copy.deepcopy(model)
-    with _traceable(narrower):
+    with _traceable_copy(model) as narrower:
         graph, group = _group(narrower, layer, example_input)
         if not any(_is_plain(i.dep.target.module) and graph.is_in_channel_pruning_fn(i.dep.handler) for i in group.items):
             raise ValueError(f"layer {layer!r} makes the network's output; its channels are the classes and cannot be removed")
@@ -64,11 +63,10 @@ def keep_channels(model: nn.Module, layer: str, keep: Sequence[int] | Tensor, ex
 def coupling(model: nn.Module, layer: str, example_input: Tensor) -> Coupling:
     """Which layers make, carry and read the output channels of `layer`. Arguments and errors as for `keep_channels`."""
     channels = len(_layer(model, layer).weight)
-    traced = copy.deepcopy(model)
-    names = {module: name for name, module in traced.named_modules()}
     producers, others = [], []
     consumers: dict[str, Tensor] = {}
-    with _traceable(traced):
+    with _traceable_copy(model) as traced:
+        names = {module: name for name, module in traced.named_modules()}
         graph, group = _group(traced, layer, example_input)
         for item in group.items:
             module = item.dep.target.module
@@ -113,18 +111,19 @@ def _cut(graph: torch_pruning.DependencyGraph, model: nn.Module, layer: str):
 
 def _group(model: nn.Module, layer: str, example_input: Tensor):
     """The dependency graph, and the group of all output channels of a layer."""
-    graph = torch_pruning.DependencyGraph().build_dependency(model, example_input)
+    graph = torch_pruning.DependencyGraph().build_dependency(model, example_input.clone())  # not an inference tensor
     module = model.get_submodule(layer)
     return graph, graph.get_pruning_group(module, _cut(graph, model, layer), list(range(len(module.weight))))
 
 
 @contextmanager
-def _traceable(model: nn.Module) -> Iterator[None]:
-    """torch-pruning follows gradients: they are on in the block, whatever the caller's mode; training modes are put back."""
-    modes = {module: module.training for module in model.modules()}
+def _traceable_copy(model: nn.Module) -> Iterator[nn.Module]:
+    """A copy to trace: torch-pruning follows gradients, so they are on in the block whatever the caller's mode."""
     with torch.inference_mode(False), torch.enable_grad():
-        for parameter in model.parameters():
+        traced = copy.deepcopy(model)
+        modes = {module: module.training for module in traced.modules()}
+        for parameter in traced.parameters():
             parameter.requires_grad_(True)
-        yield
+        yield traced
     for module, mode in modes.items():
         module.training = mode

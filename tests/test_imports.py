@@ -12,12 +12,14 @@ ROOT = Path(__file__).resolve().parent.parent
 STOREYS = [
     ["course_lib"],
     ["scale", "files"],
+    ["transfer"],
     ["download", "stand_ins"],
     ["data", "models"],
     ["surgery", "storage", "cost", "training"],
     ["papers"],
     ["experiments"],
-    ["notebook", "plots", "panels", "classroom", "execute", "doctor"],  # leaves: only the command line calls some
+    ["plots"],  # what the leaves draw with
+    ["notebook", "panels", "classroom", "execute", "doctor"],  # leaves: only the command line calls some
     ["__main__"],
 ]
 WITHIN = {"experiments", "classroom"}  # packages whose modules may import one another

@@ -1,5 +1,7 @@
 """The committed notebooks, and the machinery that executes, cleans and checks them."""
 
+import contextlib
+import io
 import os
 from pathlib import Path
 
@@ -88,11 +90,9 @@ def outcome(tmp_path_factory):
     write(folder / "01_good.ipynb", *GOOD)
     write(folder / "02_dead.ipynb", *DEAD)
     before = {path.name: path.read_bytes() for path in folder.glob("*.ipynb")}
-    with pytest.MonkeyPatch.context() as patch:
-        lines: list[str] = []
-        patch.setattr("builtins.print", lambda *words: lines.append(" ".join(map(str, words))))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
         failed = execute.command(in_place=True, notebooks=folder, executed=folder / "build")
-    return folder, before, failed, "\n".join(lines)
+    return folder, before, failed, printed.getvalue()
 
 
 def test_notebooks_that_fail_are_named_and_the_others_still_run(outcome):
@@ -133,6 +133,7 @@ def test_a_cleaned_notebook_passes_the_check_and_keeps_what_was_printed(outcome)
     assert [cell.execution_count for cell in code] == [1, 2, 3, None, 4, 5]
     assert [cell.id for cell in notebook.cells] == [cell.id for cell in GOOD]
     assert [out.text for cell in code[:3] for out in cell.outputs] == ["smoke found\n", "3\n", "6\n"]
+    assert [out.data for out in code[4].outputs] == [{"text/plain": "3"}]  # what the panel shows at first
     assert "widgets" not in notebook.metadata
     assert all("execution" not in cell.metadata for cell in code)
 

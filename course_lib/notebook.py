@@ -1,0 +1,131 @@
+"""What the cells of a notebook share: start(), show(), the banner for stand-in data, the table of claims."""
+
+import ast
+import html
+import inspect
+import textwrap
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from IPython.display import Markdown, display
+from torch import nn
+
+from course_lib import data, models, plots, scale
+from course_lib.data import Splits
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What a notebook runs on."""
+
+    splits: Splits
+    device: torch.device
+    scale: str
+    seed: int
+
+    def baseline(self, network: str) -> nn.Module:
+        """The committed network, trained on the data set that is really in use, on the device; a fresh copy at every call."""
+        return models.pretrained(network, self.splits.name).to(self.device)
+
+
+def start(dataset: str = "mnist", seed: int = 0) -> Environment:
+    """Seeds, chooses the device, loads the data and prints one line that says what the notebook runs on.
+
+    Waits at most a minute for a download, then goes on with the stand-in and says so in a banner.
+
+    Args:
+        dataset: 'mnist' or 'cifar10'.
+        seed: of torch's global random state.
+    """
+    torch.manual_seed(seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    plots.use_style()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", data.StandInWarning)  # the banner says it, louder
+        splits = data.load(dataset, device=device, patience=60)
+    if splits.is_stand_in:
+        display(_banner(splits))
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(
+        f"{where} | scale {scale.name()} | data set {splits.name}: {len(splits.train.labels):,} training and "
+        f"{len(splits.test.labels):,} test images | seed {seed} | torch {torch.__version__.split('+')[0]}"
+    )
+    return Environment(splits, device, scale.name(), seed)
+
+
+class _Rich(NamedTuple):
+    """One thing to display, as HTML where that can be shown, else as text."""
+
+    html: str
+    text: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _banner(splits: Splits) -> _Rich:
+    text = f"STAND-IN DATA: {splits.name} instead of {splits.requested} ({splits.why}). "
+    text += f"What is measured below is no figure for {splits.requested}."
+    if scale.name() != "smoke":
+        text += f" `python -m course_lib data {splits.requested}` fetches the real data."
+    style = "border:3px solid #D55E00;padding:.6em 1em;font-size:115%;font-weight:bold"
+    return _Rich(f'<div style="{style}">{html.escape(text)}</div>', f"*** {text} ***")
+
+
+def show(*functions: Callable) -> None:
+    """Prints the real source of library functions; of a docstring only the first line, `help(function)` has the rest."""
+    for function in functions:
+        path = Path(inspect.getsourcefile(function)).parts
+        place = "/".join(path[path.index("course_lib") :])
+        display(Markdown(f"`{place}`\n```python\n{_shortened(function)}\n```"))
+
+
+def _shortened(function: Callable) -> str:
+    source = textwrap.dedent(inspect.getsource(function)).rstrip()
+    body = ast.parse(source).body[0].body
+    if ast.get_docstring(ast.parse(source).body[0]) is None:
+        return source
+    lines = source.splitlines()
+    first, last = body[0].lineno - 1, body[0].end_lineno
+    if last - first > 1:
+        lines[first:last] = [f'{lines[first].rstrip()} ..."""']
+    return "\n".join(lines)
+
+
+class Claim(NamedTuple):
+    """One row of the table of claims; `holds` is computed from the figures, never typed in."""
+
+    claim: str
+    measured: str
+    here: str
+    holds: bool
+
+
+def claims(*rows: Claim) -> pd.DataFrame:
+    """The table of claims, with the verdict in words."""
+    table = pd.DataFrame(rows)
+    table["verdict"] = table.pop("holds").map({True: "holds", False: "does not hold here"})
+    return full(table)
+
+
+def full(table: pd.DataFrame) -> _Rich:
+    """A data frame shown whole, text wrapped and aligned left, without the index."""
+    rows = table.to_html(index=False, escape=True, border=0).replace("<td>", '<td style="text-align:left">')
+    rows = rows.replace("<th>", '<th style="text-align:left">')
+    with pd.option_context("display.max_colwidth", 60):
+        return _Rich(rows, table.to_string(index=False, justify="left"))
+
+
+def figure(fig: plt.Figure, alt: str) -> None:
+    """Shows a figure with a text for those who cannot see it, and closes it."""
+    display(fig, metadata={"image/png": {"alt": alt}})
+    plt.close(fig)

@@ -1,0 +1,94 @@
+"""Figures that several notebooks share. Each takes data, not a model, and gives a matplotlib figure; the title is the finding."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from cycler import cycler
+
+# Okabe and Ito's palette, distinguishable without full colour vision; black and yellow are left out, they vanish on some ground.
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def use_style() -> None:
+    """One look for all figures: on a white ground of their own, so that they read in a dark theme too."""
+    plt.rcdefaults()
+    plt.rcParams.update(
+        {
+            "figure.figsize": (7.0, 3.6), "figure.dpi": 96, "figure.facecolor": "white", "savefig.facecolor": "white",
+            "figure.constrained_layout.use": True, "axes.prop_cycle": cycler(color=COLOURS), "axes.grid": True,
+            "axes.axisbelow": True, "grid.alpha": 0.3, "axes.titlesize": 11, "axes.titlelocation": "left", "font.size": 9.5,
+            "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+        }
+    )  # fmt: skip
+
+
+def lines(
+    x: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    spread: Mapping[str, tuple] | None = None,
+) -> plt.Figure:
+    """Named curves over one axis, told apart by colour and marker; `spread` holds (lowest, highest) for a band."""
+    fig, ax = plt.subplots()
+    for (name, y), marker, colour in zip(curves.items(), MARKERS, COLOURS, strict=False):
+        ax.plot(x, y, marker=marker, markersize=4.5, color=colour, label=name)
+        if spread:
+            ax.fill_between(x, *spread[name], color=colour, alpha=0.18, linewidth=0)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
+    return fig
+
+
+def bars(values: Mapping[str, float], *, title: str, ylabel: str, form: str = "{:.2f}", log: bool = False) -> plt.Figure:
+    """One bar a name, with its value on top."""
+    fig, ax = plt.subplots(figsize=(7.0, 3.0))
+    drawn = ax.bar(list(values), list(values.values()), color=COLOURS[: len(values)], width=0.6)
+    ax.bar_label(drawn, [form.format(v) for v in values.values()], padding=2)
+    if log:
+        ax.set_yscale("log")
+    ax.set(title=title, ylabel=ylabel)
+    ax.margins(y=0.12)
+    return fig
+
+
+def weight_histograms(weights: Mapping[str, np.ndarray], *, title: str, width: float | None = None) -> plt.Figure:
+    """Histograms side by side on the same horizontal axis; zeros are left out (they are pruned weights)."""
+    fig, axes = plt.subplots(1, len(weights), figsize=(7.0, 3.0), sharex=True)
+    axes = np.atleast_1d(axes)
+    width = width or max(np.abs(w).max() for w in weights.values())
+    for ax, (name, values), colour in zip(axes, weights.items(), COLOURS, strict=False):
+        values = values[values != 0]
+        ax.hist(values, bins=121, range=(-width, width), color=colour)
+        ax.set(title=f"{name}: {values.size:,} weights", xlabel="weight")
+        ax.title.set_fontsize(9.5)
+    axes[0].set_ylabel("number of weights")
+    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return fig
+
+
+def matrices(
+    pictures: Mapping[str, np.ndarray], *, title: str, unit: str, values: bool = False, cmap: str = "cividis"
+) -> plt.Figure:
+    """Matrices as images on one colour scale; with `values` the numbers are written into the cells."""
+    fig, axes = plt.subplots(1, len(pictures), figsize=(7.0, 2.9))
+    axes = np.atleast_1d(axes)
+    low = min(float(np.nanmin(p)) for p in pictures.values())
+    high = max(float(np.nanmax(p)) for p in pictures.values())
+    for ax, (name, picture) in zip(axes, pictures.items(), strict=True):
+        image = ax.imshow(picture, vmin=low, vmax=high, cmap=cmap, interpolation="nearest")
+        ax.set(title=name, xlabel="column", ylabel="row")
+        ax.title.set_fontsize(9.5)
+        ax.grid(False)
+        if values:
+            for (row, column), value in np.ndenumerate(picture):
+                bright = value > (low + high) / 2
+                ax.text(column, row, f"{value:g}", ha="center", va="center", color="black" if bright else "white")
+            ax.set(xticks=range(picture.shape[1]), yticks=range(picture.shape[0]))
+    fig.colorbar(image, ax=axes, label=unit, shrink=0.85)
+    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return fig

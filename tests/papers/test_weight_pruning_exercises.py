@@ -1,0 +1,125 @@
+"""The exercises of notebook 02: model answers pass, empty ones fail, plausible wrong ones lose points, odd right ones do not."""
+
+import pytest
+
+from tests import exercises
+
+NOTEBOOK = "02_weight_pruning"
+
+RIGHT = {
+    "1: by sorting, in loops": (
+        1,
+        """
+def n_of_m_mask(weight, n, m):
+    if weight.shape[1] % m != 0 or n < 1 or n > m:
+        raise ValueError("cannot")
+    mask = torch.zeros(weight.shape, dtype=torch.bool)
+    for row in range(weight.shape[0]):
+        for start in range(0, weight.shape[1], m):
+            order = sorted(range(start, start + m), key=lambda j: -abs(float(weight[row, j])))
+            mask[row, order[:n]] = True
+    return mask
+""",
+    ),
+    "2: by building all three": (
+        2,
+        """
+def cheapest_format(mask):
+    from scipy.sparse import csr_matrix
+    dense = mask.numpy().astype("float32")
+    csr = csr_matrix(dense)
+    sizes = [("dense", dense.nbytes),
+             ("bitmap", np.packbits(dense.astype(bool)).nbytes + csr.data.nbytes),
+             ("csr", csr.data.nbytes + 4 * len(csr.indices) + 4 * len(csr.indptr))]
+    return min(sizes, key=lambda pair: pair[1])
+""",
+    ),
+    "3: another plan": (3, "my_plan = {'fc1': 0.865, 'fc2': 0.65, 'fc3': 0.5}"),
+}
+
+WRONG = {
+    "1: sign ignored": (
+        1,
+        """
+def n_of_m_mask(weight, n, m):
+    if weight.shape[1] % m or not 1 <= n <= m:
+        raise ValueError
+    groups = weight.reshape(-1, m)
+    return torch.zeros_like(groups, dtype=torch.bool).scatter(1, groups.topk(n, dim=1).indices, True).view(weight.shape)
+""",
+    ),
+    "1: groups down the columns": (
+        1,
+        """
+def n_of_m_mask(weight, n, m):
+    if weight.shape[1] % m or not 1 <= n <= m:
+        raise ValueError
+    groups = weight.abs().T.reshape(-1, m)
+    return torch.zeros_like(groups, dtype=torch.bool).scatter(1, groups.topk(n, dim=1).indices, True).view(weight.T.shape).T
+""",
+    ),
+    "1: the library's mask": (1, "def n_of_m_mask(weight, n, m):\n    return paper.sparsity_mask(weight, 1 - n / m)"),
+    "1: no check of the arguments": (
+        1,
+        """
+def n_of_m_mask(weight, n, m):
+    groups = weight.abs().reshape(-1, m)
+    return torch.zeros_like(groups, dtype=torch.bool).scatter(1, groups.topk(n, dim=1).indices, True).view(weight.shape)
+""",
+    ),
+    "2: row pointers forgotten": (
+        2,
+        """
+def cheapest_format(mask):
+    a, size = int(mask.sum()), mask.numel()
+    sizes = {"dense": 4 * size, "bitmap": -(-size // 8) + 4 * a, "csr": 8 * a}
+    name = min(sizes, key=sizes.get)
+    return name, sizes[name]
+""",
+    ),
+    "2: bits not rounded up to bytes": (
+        2,
+        """
+def cheapest_format(mask):
+    a, rows, size = int(mask.sum()), mask.shape[0], mask.numel()
+    sizes = {"dense": 4 * size, "bitmap": size // 8 + 4 * a, "csr": 8 * a + 4 * (rows + 1)}
+    name = min(sizes, key=sizes.get)
+    return name, sizes[name]
+""",
+    ),
+    "3: one share for all layers": (3, "my_plan = dict(fc1=0.845, fc2=0.845, fc3=0.845)"),
+    "3: too few pruned": (3, "my_plan = dict(fc1=0.8, fc2=0.6, fc3=0.4)"),
+    "3: the small layers pay": (3, "my_plan = dict(fc1=0.83, fc2=0.94, fc3=0.9)"),
+}
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_the_model_answer_gets_all_points(number):
+    won, possible = exercises.points(NOTEBOOK, number, exercises.reference(NOTEBOOK, number))
+    assert won == possible > 0
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_an_empty_answer_gets_none(number):
+    assert exercises.points(NOTEBOOK, number, "")[0] == 0
+    won, possible = exercises.points(NOTEBOOK, number, exercises.released(NOTEBOOK, number))
+    assert won < possible
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_an_unusual_right_answer_loses_nothing(name):
+    won, possible = exercises.points(NOTEBOOK, *RIGHT[name])
+    assert won == possible
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_plausible_wrong_answer_loses_points(name):
+    won, possible = exercises.points(NOTEBOOK, *WRONG[name])
+    assert won < possible
+
+
+def test_twenty_points_and_one_open_question():
+    cells = [cell for cell in exercises.graded_cells(NOTEBOOK).values() if cell.metadata.nbgrader.grade]
+    assert sum(cell.metadata.nbgrader.points for cell in cells) == 20
+    by_hand = [cell for cell in cells if cell.metadata.nbgrader.solution]
+    assert len(by_hand) == 1 and by_hand[0].cell_type == "markdown"

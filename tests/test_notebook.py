@@ -1,0 +1,91 @@
+"""What a notebook's cells share: the line of start(), the banner, show() and the table of claims."""
+
+import pytest
+import torch
+
+from course_lib import data, notebook, panels, plots
+from course_lib.papers import weight_pruning
+
+
+def test_start_says_what_it_runs_on(capsys):
+    env = notebook.start("mnist", seed=3)
+    printed = capsys.readouterr().out
+    for word in ("smoke", "mnist-5k", "4,000", "1,000", "seed 3", torch.__version__.split("+")[0], "STAND-IN DATA"):
+        assert word in printed
+    first = torch.rand(2)
+    notebook.start("mnist", seed=3)
+    assert torch.equal(torch.rand(2), first)
+    assert env.baseline("lenet-5") is not env.baseline("lenet-5")
+
+
+def test_offline_at_lesson_scale_goes_on_with_a_banner_that_names_the_command(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("COURSE_SCALE", "lesson")
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    env = notebook.start("mnist")
+    printed = capsys.readouterr().out
+    assert env.splits.name == "mnist-5k"
+    assert "STAND-IN DATA: mnist-5k instead of mnist" in printed
+    assert "python -m course_lib data mnist" in printed
+
+
+def test_at_paper_scale_a_stand_in_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("COURSE_SCALE", "paper")
+    monkeypatch.setenv("COURSE_OFFLINE", "1")
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    with pytest.raises(RuntimeError, match="paper scale refuses stand-ins"):
+        notebook.start("mnist")
+
+
+def test_the_banner_escapes_what_it_is_told():
+    splits = data.Splits(*[data.Split(torch.zeros(1), torch.zeros(1))] * 2, "mnist-5k", "mnist", "<script>")
+    assert "<script>" not in notebook._banner(splits)._repr_html_()
+
+
+def test_show_prints_the_real_source_without_the_long_docstring(capsys):
+    text = notebook._shortened(weight_pruning.sparsity_mask)
+    assert text.startswith("def sparsity_mask(weight: Tensor, sparsity: float) -> Tensor:")
+    assert "smallest_first = weight.detach().abs().flatten().argsort(stable=True)" in text
+    assert "Raises" not in text and text.count('"""') == 2
+    namespace = dict(vars(weight_pruning))
+    exec(text, namespace)  # what is shown runs
+    weight = torch.randn(5, 5)
+    assert torch.equal(namespace["sparsity_mask"](weight, 0.4), weight_pruning.sparsity_mask(weight, 0.4))
+
+
+def test_claims_put_the_verdict_in_words():
+    table = notebook.claims(notebook.Claim("a < b", "by looking", "1 and 2", True), notebook.Claim("x", "y", "z", False))
+    assert "does not hold here" in repr(table) and "holds" in repr(table)
+    assert "a &lt; b" in table._repr_html_()
+
+
+def test_the_panels_view_counts_what_is_left():
+    env = notebook.start("mnist")
+    model = env.baseline("lenet-300-100")
+    before = model.fc1.weight.clone()
+    fig = panels.threshold_view(model, env.splits.test.take(50), dict(fc1=1.0, fc2=0.0, fc3=0.0))
+    kept = int(weight_pruning.threshold_mask(before, 1.0).sum()) + int((model.fc2.weight != 0).sum()) + 1_000
+    assert f"{kept:,} of 266,200" in fig.get_suptitle()
+    assert torch.equal(model.fc1.weight, before)
+
+
+def test_moving_a_slider_redraws():
+    env = notebook.start("mnist")
+    panel = panels.threshold_panel(env.baseline("lenet-300-100"), env.splits.test.take(50))
+    sliders, output = panel.children[:-1], panel.children[-1]
+    assert [slider.description for slider in sliders] == ["fc1", "fc2", "fc3"]
+    sliders[0].value = 2.0
+    assert output is not None
+
+
+def test_every_figure_has_a_title_and_named_axes():
+    plots.use_style()
+    figures = [
+        plots.lines([1, 2], {"a": [1, 2]}, title="t", xlabel="x (s)", ylabel="y (m)", spread={"a": ([0, 1], [2, 3])}),
+        plots.bars({"a": 1.0}, title="t", ylabel="y (pJ)", log=True),
+        plots.weight_histograms({"a": torch.randn(10).numpy()}, title="t"),
+        plots.matrices({"a": torch.eye(2).numpy()}, title="t", unit="u", values=True),
+    ]
+    for fig in figures:
+        ax = fig.axes[0]
+        assert (ax.get_title(loc="left") or fig.get_suptitle()) and ax.get_ylabel()
