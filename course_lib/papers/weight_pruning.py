@@ -320,7 +320,7 @@ def remove_dead_neurons(model: nn.Module, example_input: Tensor) -> nn.Module:
         model: a pruned network of dense layers and 2-d convolutions, without batch statistics of its own (evaluation mode).
         example_input: a batch (N, ...) on the model's device.
     """
-    was_training = model.training
+    modes = [module.training for module in model.modules()]
     model = copy.deepcopy(model).eval()
     found = True
     while found:  # a neuron that goes may take the last reader of another one with it
@@ -329,7 +329,9 @@ def remove_dead_neurons(model: nn.Module, example_input: Tensor) -> nn.Module:
             keep = _alive(model, name, example_input)
             if len(keep) < len(layer.weight):
                 model, found = surgery.keep_channels(model, name, keep, example_input), True
-    return model.train(was_training)
+    for module, mode in zip(model.modules(), modes, strict=True):
+        module.training = mode
+    return model
 
 
 @torch.no_grad()
@@ -340,7 +342,7 @@ def _alive(model: nn.Module, name: str, example_input: Tensor) -> list[int]:
         return everything
     tied = surgery.coupling(model, name, example_input)
     norms = all(isinstance(model.get_submodule(other), nn.modules.batchnorm._BatchNorm) for other in tied.others)
-    if not tied.consumers or not norms:
+    if tied.is_output or not tied.consumers or not norms:
         return everything
     reads_nothing = torch.stack([_is_zero(model.get_submodule(p).weight) for p in tied.producers]).all(0)
     readers = {reader: model.get_submodule(reader) for reader in tied.consumers}

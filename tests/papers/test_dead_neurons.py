@@ -139,6 +139,15 @@ def test_a_channel_of_a_sum_is_dead_only_where_all_its_makers_are():
     assert gap(model, smaller) < 1e-12
 
 
+def test_a_channel_goes_only_when_none_of_its_readers_reads_it():
+    model = made("residual", 0)
+    model.inner.weight.data[:, [4, 5]] = 0
+    model.out.weight.data[:, [5, 6]] = 0
+    smaller = paper.remove_dead_neurons(model, EXAMPLE)
+    assert torch.equal(smaller.out.weight, model.out.weight[:, [0, 1, 2, 3, 4, 6, 7]])
+    assert gap(model, smaller) < 1e-12
+
+
 def test_a_layer_never_becomes_empty():
     model = made("lenet-300-100", 0)
     for layer in (model.fc1, model.fc2, model.fc3):
@@ -153,3 +162,18 @@ def test_a_network_without_dead_neurons_is_copied_and_its_mode_kept():
     smaller = paper.remove_dead_neurons(model, models.example_input("lenet-300-100"))
     assert smaller is not model and smaller.training
     assert all(torch.equal(value, smaller.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_a_layer_whose_features_are_also_given_out_stays_whole():
+    class Features(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(784, 6), nn.Linear(6, 10)
+
+        def forward(self, x):
+            features = self.fc1(x.flatten(1))
+            return features, self.fc2(features)
+
+    model = Features().double()
+    model.fc1.weight.data[2] = 0
+    assert paper.remove_dead_neurons(model, EXAMPLE).fc1.weight.shape == (6, 784)
