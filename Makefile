@@ -17,7 +17,7 @@ PYTEST = COURSE_SCALE=smoke $(VENV_PYTHON) -m pytest -q
 PARALLEL = -n logical --maxprocesses 8 --dist loadscope
 ONE = $(if $(N),--only $(N))
 
-.PHONY: lab test test-network run notebooks bench lint format lock clean help
+.PHONY: lab test test-network run notebooks results bench lint format lock clean help
 
 lab: .venv/.installed  ## open JupyterLab on the notebooks; without a display, print its address
 	$(VENV_PYTHON) -m jupyterlab notebooks \
@@ -38,6 +38,9 @@ run: .venv/.installed  ## execute the notebooks headless into build/notebooks (N
 
 notebooks: .venv/.installed  ## execute the notebooks in place, at lesson scale, for committing
 	$(COURSE) run --in-place --scale lesson $(ONE)
+
+results: .venv/.installed  ## bring README's tables and pictures in step with data/results and the notebooks
+	$(COURSE) results
 
 bench: .venv/.installed  ## run the benchmarks
 	$(VENV_PYTHON) -m pytest tests/benchmarks

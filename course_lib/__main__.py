@@ -1,4 +1,4 @@
-"""The command line: `python -m course_lib {data,baselines,reproduce,run,doctor}`.
+"""The command line: `python -m course_lib {data,baselines,reproduce,results,run,doctor}`.
 
 What a command needs is imported when it is called: `--help` answers at once, and `doctor` works where packages are missing.
 """
@@ -56,6 +56,13 @@ def reproduce(arguments: argparse.Namespace) -> int:
     )
 
 
+def results(arguments: argparse.Namespace) -> int:
+    """Brings README's tables and pictures in step with the recorded rows and the notebooks."""
+    from course_lib.front_page import command
+
+    return command()
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Executes the notebooks headless."""
     from course_lib.execute import command
@@ -83,7 +90,7 @@ def device(choice: str) -> str:
 def parser() -> argparse.ArgumentParser:
     """The grammar of the command line; `command` in its result is the function to call."""
     top = argparse.ArgumentParser(prog="python -m course_lib")
-    commands = top.add_subparsers(required=True, metavar="{data,baselines,reproduce,run,doctor}")
+    commands = top.add_subparsers(required=True, metavar="{data,baselines,reproduce,results,run,doctor}")
 
     def add(command) -> argparse.ArgumentParser:
         sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
@@ -113,6 +120,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster; default: a local one sized to this machine")
     add_device(sub)
     add_scale(sub)
+
+    add(results)
 
     sub = add(run)
     sub.add_argument("--only", metavar="02", help="the notebook whose name begins so")

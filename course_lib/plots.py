@@ -75,7 +75,8 @@ def matrices(
     pictures: Mapping[str, np.ndarray], *, title: str, unit: str, values: bool = False, cmap: str = "cividis"
 ) -> plt.Figure:
     """Matrices as images on one colour scale; with `values` the numbers are written into the cells."""
-    fig, axes = plt.subplots(1, len(pictures), figsize=(7.0, 2.9))
+    wide = any(picture.shape[1] > 3 * len(picture) for picture in pictures.values())
+    fig, axes = plt.subplots(1, len(pictures), figsize=(7.0 if wide else 0.6 + 3.2 * len(pictures), 2.9))
     axes = np.atleast_1d(axes)
     low = min(float(np.nanmin(p)) for p in pictures.values())
     high = max(float(np.nanmax(p)) for p in pictures.values())
@@ -87,7 +88,7 @@ def matrices(
         if values:
             for (row, column), value in np.ndenumerate(picture):
                 bright = value > (low + high) / 2
-                ax.text(column, row, f"{value:g}", ha="center", va="center", color="black" if bright else "white")
+                ax.text(column, row, f"{value + 0.0:g}", ha="center", va="center", color="black" if bright else "white")
             ax.set(xticks=range(picture.shape[1]), yticks=range(picture.shape[0]))
     fig.colorbar(image, ax=axes, label=unit, shrink=0.85)
     fig.suptitle(title, x=0.01, ha="left", fontsize=11)

@@ -19,7 +19,7 @@ STOREYS = [
     ["papers"],
     ["experiments"],
     ["plots"],  # what the leaves draw with
-    ["notebook", "panels", "classroom", "execute", "doctor"],  # leaves: only the command line calls some
+    ["notebook", "panels", "classroom", "execute", "doctor", "front_page"],  # leaves: only the command line calls some
     ["__main__"],
 ]
 WITHIN = {"experiments", "classroom"}  # packages whose modules may import one another

@@ -123,7 +123,7 @@ def run_grid(
         raise ValueError(f"seeds is {seeds}; allowed are 1 and above")
     done = {_key(row) for row in _read(path)}
     grid = importlib.import_module(module).grid(scale)
-    wanted = [(setting, seed) for seed in range(seeds) for setting in grid]
+    wanted = [(setting, seed) for setting in grid for seed in range(seeds)]
     missing = [(setting, seed) for setting, seed in wanted if _key(setting | dict(seed=seed, scale=scale)) not in done]
     if not missing:
         return

@@ -34,7 +34,7 @@ def cheapest_format(mask):
     return min(sizes, key=lambda pair: pair[1])
 """,
     ),
-    "3: another plan": (3, "my_plan = {'fc1': 0.865, 'fc2': 0.65, 'fc3': 0.5}"),
+    "3: another plan": (3, "my_plan = {'fc1': 0.87, 'fc2': 0.65, 'fc3': 0.5}"),
 }
 
 WRONG = {
