@@ -17,9 +17,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
-    os.chmod(scratch, 0o644)  # mkstemp makes it private; a data file is not
     try:
         yield Path(scratch)
+        os.chmod(scratch, 0o644)  # mkstemp, and some writers, make it private; a data file is not
         os.replace(scratch, path)
     finally:
         Path(scratch).unlink(missing_ok=True)
