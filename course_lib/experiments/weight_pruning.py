@@ -50,7 +50,7 @@ def grid(scale: str) -> list[dict]:
     variants = [dict(kind="variant", network="lenet-300-100", rate=12, variant=variant) for variant in VARIANTS]
     large = [dict(kind="rate", network="lenet-5", rate=rate) for rate in (12, 30)]
     turns = [dict(kind="turns", network="lenet-5", rate=12, in_turns=in_turns) for in_turns in (True, False)]
-    settings = rates + curves + variants + ([] if scale == "smoke" else large + turns)
+    settings = rates + curves + variants + ([] if scale == "smoke" else turns + large)
     return [dict(name=" ".join(str(value) for value in setting.values()), **setting) for setting in settings]
 
 
