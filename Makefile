@@ -42,8 +42,8 @@ notebooks: .venv/.installed  ## execute the notebooks in place, at lesson scale,
 results: .venv/.installed  ## bring README's tables and pictures in step with data/results and the notebooks
 	$(COURSE) results
 
-bench: .venv/.installed  ## run the benchmarks
-	$(VENV_PYTHON) -m pytest tests/benchmarks
+bench: .venv/.installed  ## run the benchmarks, at lesson scale, on real data
+	$(VENV_PYTHON) -m pytest --confcutdir tests/benchmarks tests/benchmarks -s
 
 lint: .venv/.installed  ## check style and format, notebooks too
 	$(VENV_PYTHON) -m ruff check
