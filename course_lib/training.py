@@ -212,7 +212,7 @@ def _optimizer(model: nn.Module, frozen: Sequence[str], lr: float, momentum: flo
     moving = [p for p in model.parameters() if id(p) not in still]
     weights, others = [p for p in moving if p.dim() > 1], [p for p in moving if p.dim() <= 1]
     groups = [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
 
 
 @contextlib.contextmanager
