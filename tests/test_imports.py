@@ -15,7 +15,7 @@ STOREYS = [
     ["transfer"],
     ["download", "stand_ins"],
     ["data", "models"],
-    ["surgery", "storage", "cost", "training"],
+    ["surgery", "storage", "kmeans", "cost", "training"],
     ["papers"],
     ["experiments"],
     ["plots"],  # what the leaves draw with
