@@ -1,0 +1,256 @@
+"""Gong et al. 2014: bits by hand, errors against independent optima, files that are as large as they say."""
+
+import copy
+
+import kmeans1d
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import Tensor, nn
+
+from course_lib import data, models
+from course_lib.experiments import vector_quantization as runs
+from course_lib.papers import vector_quantization as paper
+
+CODERS = {
+    "low rank": lambda w: paper.low_rank(w, 2),
+    "sign": paper.binarize,
+    "scaled sign": lambda w: paper.binarize(w, scaled=True),
+    "scalar": lambda w: paper.scalar_kmeans(w, 3),
+    "product": lambda w: paper.product_quantize(w, 4, 2),
+    "product of the transposed": lambda w: paper.product_quantize(w, 4, 2, axis=0),
+    "residual": lambda w: paper.residual_quantize(w, 2, 3),
+    "residual of the transposed": lambda w: paper.residual_quantize(w, 2, 3, axis=0),
+}
+matrices = arrays(
+    np.float32, st.tuples(st.sampled_from([4, 6, 8]), st.sampled_from([4, 6, 10])), elements=st.floats(-9, 9, width=16)
+)
+
+
+def weight(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [
+        ("low rank", 32 * 2 * (4 + 4 + 1)),
+        ("sign", 16),
+        ("scaled sign", 16 + 32),
+        ("scalar", 16 * 2 + 3 * 32),  # three values take two bits
+        ("product", 2 * 4 * 2 + 2 * 4 * 2 * 32),  # 2 blocks of 4 codes of 2 bits; 2 codebooks of 4 pairs
+        ("residual", 3 * 4 * 1 + 3 * 2 * 4 * 32),  # 3 stages of 4 codes of 1 bit; 3 codebooks of 2 rows
+    ],
+)
+def test_bits_of_a_4_by_4_matrix_by_hand(name, bits):
+    coded = CODERS[name](weight(4, 4))
+    assert coded.bits == bits
+    assert coded.compression_rate == pytest.approx(16 * 32 / bits)
+
+
+def test_the_rates_are_the_formulas():
+    w, (m, n, k, s, t, r) = weight(64, 48), (64, 48, 16, 12, 3, 5)
+    assert paper.binarize(w).compression_rate == 32
+    assert paper.scalar_kmeans(w, k).compression_rate == 32 * m * n / (m * n * 4 + 32 * k)
+    assert paper.product_quantize(w, k, s).compression_rate == 32 * m * n / (32 * k * n + m * s * 4)
+    assert paper.product_quantize(w, k, 16, axis=0).compression_rate == 32 * m * n / (32 * k * m + n * 16 * 4)
+    assert paper.residual_quantize(w, k, t).compression_rate == 32 * m * n / (t * (32 * k * n + m * 4))
+    assert paper.low_rank(w, r).compression_rate == m * n / (r * (m + n + 1))
+
+
+@given(matrices)
+def test_a_low_rank_error_is_that_of_eckart_and_young(values):
+    w = torch.from_numpy(values)
+    singular = np.linalg.svd(values.astype(float), compute_uv=False)
+    error = (paper.low_rank(w, 3).decode() - w).square().sum().item()
+    assert error == pytest.approx(np.square(singular[3:]).sum(), abs=1e-3)
+
+
+@given(matrices)
+def test_scalar_kmeans_reaches_the_optimum(values):
+    clusters, centroids = kmeans1d.cluster(values.flatten().tolist(), 4)
+    best = np.square(values.flatten() - np.array(centroids)[clusters]).sum()
+    error = (paper.scalar_kmeans(torch.from_numpy(values), 4).decode() - torch.from_numpy(values)).square().sum().item()
+    assert error <= best * (1 + 1e-4) + 1e-5
+
+
+def test_signs_and_their_least_squares_scale():
+    w = torch.tensor([[1.0, -3.0], [0.0, -0.5]])
+    assert paper.binarize(w).decode().tolist() == [[1, -1], [1, -1]]  # zero counts as positive
+    scaled = paper.binarize(w, scaled=True).decode()
+    signs = torch.where(w >= 0, 1.0, -1.0)
+    best = torch.linalg.lstsq(signs.flatten()[:, None], w.flatten()[:, None]).solution.item()
+    assert scaled[0, 0] == pytest.approx(w.abs().mean()) == pytest.approx(best)
+
+
+@given(matrices, st.sampled_from(sorted(CODERS)))
+def test_coding_what_was_decoded_changes_nothing(values, name):
+    if name == "sign":  # sign(sign(W)) = sign(W) exactly, checked above; scale 1 is not the matrix's own
+        values = np.sign(values) + (values == 0)
+    once = CODERS[name](torch.from_numpy(values)).decode()
+    again = CODERS[name](once).decode()
+    best = 1e-3 * (1 + once.square().sum().sqrt().item())
+    if not name.startswith("residual"):  # stages start anew from other seeds: no fixed point
+        assert torch.allclose(once, again, atol=best)
+
+
+@pytest.mark.parametrize("name", ["product", "residual"])
+def test_axis_0_is_the_transposed_matrix(name):
+    code = {"product": lambda w, axis: paper.product_quantize(w, 4, 3, axis=axis),
+            "residual": lambda w, axis: paper.residual_quantize(w, 4, 2, axis=axis)}[name]  # fmt: skip
+    w = weight(12, 20)
+    assert torch.equal(code(w, 0).decode(), code(w.T.contiguous(), 1).decode().T)
+    assert code(w, 0).bits == code(w.T, 1).bits
+
+
+def test_product_quantization_of_single_columns_is_a_scalar_codebook_a_column():
+    w = weight(40, 6)
+    coded = paper.product_quantize(w, 4, 6).decode()
+    for column in range(6):
+        best = paper.scalar_kmeans(w[:, column : column + 1], 4).decode()[:, 0]
+        errors = [(guess - w[:, column]).square().sum().item() for guess in (coded[:, column], best)]
+        assert errors[1] <= errors[0] * (1 + 1e-5) <= 1.5 * errors[1]
+
+
+@given(matrices, st.integers(2, 4), st.integers(0, 3))
+def test_the_residual_falls_with_every_stage(values, k, seed):
+    w = torch.from_numpy(values)
+    coded = paper.residual_quantize(w, k, 6, seed=seed)
+    stages = torch.stack([c[code.long()] for c, code in zip(coded.codebooks, coded.codes, strict=True)])
+    errors = [w.square().sum().item(), *(w - stages.cumsum(0)).square().sum((1, 2)).tolist()]
+    assert all(after <= before * (1 + 1e-5) + 1e-6 for before, after in zip(errors, errors[1:], strict=False))
+    assert torch.allclose(coded.decode(), stages.sum(0))
+
+
+@pytest.mark.parametrize("name", CODERS)
+def test_a_convolution_is_a_matrix(name):
+    w = weight(8, 2, 3, 1)
+    coded = CODERS[name](w)
+    assert coded.decode().shape == w.shape
+    assert torch.equal(coded.decode().flatten(1), CODERS[name](w.flatten(1)).decode())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda w: paper.scalar_kmeans(w, 1), "k is 1; with 96 vectors to cluster it can be 2 to 96"),
+        (lambda w: paper.scalar_kmeans(w, 97), "k is 97"),
+        (lambda w: paper.product_quantize(w, 9, 4), "k is 9; with 8 vectors to cluster it can be 2 to 8"),
+        (lambda w: paper.product_quantize(w, 2, 5), "segments is 5; 12 columns can be cut into 1, 2, 3, 4, 6, 12 equal blocks"),
+        (lambda w: paper.product_quantize(w, 2, 0), "segments is 0; 12 columns"),
+        (lambda w: paper.product_quantize(w, 2, 3, axis=0), "segments is 3; 8 rows can be cut into 1, 2, 4, 8 equal blocks"),
+        (lambda w: paper.product_quantize(w, 2, 2, axis=2), "axis is 2; allowed are 1"),
+        (lambda w: paper.residual_quantize(w, 9, 1), "k is 9"),
+        (lambda w: paper.residual_quantize(w, 2, 0), "stages is 0; allowed are 1 and above"),
+        (lambda w: paper.low_rank(w, 9), "rank is 9; a 8 x 12 matrix allows 1 to 8"),
+        (lambda w: paper.binarize(w * float("nan")), "weight holds NaN"),
+        (lambda w: paper.scalar_kmeans(w[0], 2), r"weight has shape \(12,\); expected a matrix"),
+        (lambda w: paper.low_rank(w[:0], 2), r"weight has shape \(0, 12\)"),
+    ],
+)
+def test_the_impossible_is_refused_with_what_is_possible(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(weight(8, 12))
+
+
+@given(matrices, st.sampled_from(sorted(CODERS)))
+def test_a_file_gives_back_the_same_tensor(tmp_path_factory, values, name):
+    coded = CODERS[name](torch.from_numpy(values))
+    path = tmp_path_factory.mktemp("file") / "layer.safetensors"
+    paper.save({"fc1": coded}, path)
+    read = paper.load(path)["fc1"]
+    assert type(read) is type(coded) and torch.equal(read.decode(), coded.decode())
+    assert read.bits == coded.bits and read.shape == coded.shape
+    assert all(
+        torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(read.tensors().values(), coded.tensors().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        paper.binarize,
+        lambda w: paper.scalar_kmeans(w, 32),
+        lambda w: paper.product_quantize(w, 16, 75, axis=0),
+        lambda w: paper.residual_quantize(w, 8, 4, axis=0),
+        lambda w: paper.low_rank(w, 10),
+    ],
+)
+def test_the_file_of_a_layer_is_as_large_as_its_bits(code, tmp_path):
+    coded = code(models.pretrained("lenet-300-100", "mnist-5k").fc1.weight)
+    paper.save({"fc1": coded}, tmp_path / "fc1.safetensors")
+    assert (tmp_path / "fc1.safetensors").stat().st_size == pytest.approx(coded.bits / 8, rel=0.02)
+
+
+def test_several_layers_share_a_file_and_an_old_one_is_replaced(tmp_path):
+    path = tmp_path / "network.safetensors"
+    path.write_text("old")
+    layers = {name: code(weight(8, 12, seed=i)) for i, (name, code) in enumerate(CODERS.items())}
+    paper.save(layers, path)
+    read = paper.load(path)
+    assert set(read) == set(layers) and [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert all(torch.equal(read[name].decode(), layer.decode()) for name, layer in layers.items())
+
+
+def test_a_damaged_file_is_refused_by_name(tmp_path):
+    path = tmp_path / "layer.safetensors"
+    paper.save({"fc1": paper.scalar_kmeans(weight(8, 12), 4)}, path)
+    whole = path.read_bytes()
+    for damaged in (
+        whole[:-3],
+        whole[:40],
+        b"",
+        whole.replace(b"ScalarQuantized", b"ScalarQuantizes"),
+        whole.replace(b"[8,12]", b"[9,12]"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="layer.safetensors holds no quantized layers, or is damaged"):
+            paper.load(path)
+    with pytest.raises(FileNotFoundError):
+        paper.load(tmp_path / "absent.safetensors")
+
+
+def test_a_decoded_network_computes_with_the_codes_and_the_old_one_is_left():
+    model = models.pretrained("lenet-5", "mnist-5k")
+    before = copy.deepcopy(model.state_dict())
+    layers = {"fc1": paper.scalar_kmeans(model.fc1.weight, 4), "conv2": paper.product_quantize(model.conv2.weight, 8, 50)}
+    quantized = paper.decoded(model, layers)
+    for name, value in quantized.state_dict().items():
+        expected = layers[name.removesuffix(".weight")].decode() if name in ("fc1.weight", "conv2.weight") else before[name]
+        assert torch.equal(value, expected)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert len(quantized.fc1.weight.unique()) == 4
+    for wrong in ({"fc9": layers["fc1"]}, {"fc2": layers["fc1"]}, {"relu1": layers["fc1"]}):
+        with pytest.raises(ValueError, match=r"the model's weights are conv1 \(20, 1, 5, 5\)"):
+            paper.decoded(model, wrong)
+
+
+def test_the_rate_of_a_network_counts_exact_layers_at_32_bits():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 20), nn.ReLU(), nn.Linear(20, 10))
+    split = data.load("mnist-5k").test.take(20)
+    figures = runs.measure(model, split, {"1": paper.binarize(model[1].weight)})
+    assert figures["rate"] == pytest.approx(32 * (15_680 + 200) / (15_680 + 32 * 200), abs=1e-4)
+
+
+def test_the_error_of_an_output_by_hand():
+    w, inputs = weight(3, 5), weight(40, 5, seed=1)
+    coded = paper.scalar_kmeans(w, 2)
+    outputs = [(inputs @ matrix.T) for matrix in (w, coded.decode())]
+    centred = [out - out.mean(0) for out in outputs]
+    of_weight, of_output = runs.errors(w, coded, inputs)
+    assert of_weight == pytest.approx(((coded.decode() - w) ** 2).sum().item() / (w**2).sum().item(), rel=1e-5)
+    assert of_output == pytest.approx(((centred[1] - centred[0]) ** 2).sum().item() / (centred[0] ** 2).sum().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["method", "alone", "sweep"])
+def test_a_row_of_each_kind(kind):
+    setting = next(s for s in runs.grid("smoke") if s["kind"] == kind and s.get("method", "scalar") in ("scalar", "low rank"))
+    row = runs.run(setting, seed=0, scale="smoke", device="cpu")
+    assert row["data set"] == "mnist-5k" and row == runs.run(setting, seed=0, scale="smoke", device="cpu")
+    losses = [p["loss"] for p in (row.get("points") or row["layers"].values())]
+    assert len(losses) > 2 and min(losses) < 1.0
+    with pytest.raises(ValueError, match="kind is 'guess'"):
+        runs.run(dict(setting, kind="guess"), seed=0, scale="smoke", device="cpu")
