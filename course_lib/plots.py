@@ -25,7 +25,7 @@ def use_style() -> None:
 
 
 def lines(
-    x: Sequence[float],
+    x: Sequence[float] | Mapping[str, Sequence[float]],
     curves: Mapping[str, Sequence[float]],
     *,
     title: str,
@@ -33,12 +33,13 @@ def lines(
     ylabel: str,
     spread: Mapping[str, tuple] | None = None,
 ) -> plt.Figure:
-    """Named curves over one axis, told apart by colour and marker; `spread` holds (lowest, highest) for a band."""
+    """Named curves, told apart by colour and marker; `x` is the same for all or by name, `spread` (lowest, highest) a band."""
     fig, ax = plt.subplots()
+    places = x if isinstance(x, Mapping) else dict.fromkeys(curves, x)
     for (name, y), marker, colour in zip(curves.items(), MARKERS, COLOURS, strict=False):
-        ax.plot(x, y, marker=marker, markersize=4.5, color=colour, label=name)
+        ax.plot(places[name], y, marker=marker, markersize=4.5, color=colour, label=name)
         if spread:
-            ax.fill_between(x, *spread[name], color=colour, alpha=0.18, linewidth=0)
+            ax.fill_between(places[name], *spread[name], color=colour, alpha=0.18, linewidth=0)
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     ax.legend()
     return fig
@@ -92,4 +93,30 @@ def matrices(
             ax.set(xticks=range(picture.shape[1]), yticks=range(picture.shape[0]))
     fig.colorbar(image, ax=axes, label=unit, shrink=0.85)
     fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return fig
+
+
+def tiles(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images (n, h, w) as one picture of `columns` images a row, empty lines between them; for `matrices`."""
+    n, h, w = images.shape
+    rows = -(-n // columns)
+    picture = np.full((rows * (h + 1) - 1, columns * (w + 1) - 1), np.nan)
+    for i, image in enumerate(images):
+        top, left = i // columns * (h + 1), i % columns * (w + 1)
+        picture[top : top + h, left : left + w] = image
+    return picture
+
+
+def grouped_bars(groups: Mapping[str, Mapping[str, float]], *, title: str, ylabel: str, form: str = "{:.2f}") -> plt.Figure:
+    """Bars side by side: `groups` is name of a colour -> place on the axis -> value."""
+    fig, ax = plt.subplots(figsize=(7.0, 3.0))
+    width = 0.8 / len(groups)
+    for i, ((name, values), colour) in enumerate(zip(groups.items(), COLOURS, strict=False)):
+        places = np.arange(len(values)) + (i - (len(groups) - 1) / 2) * width
+        drawn = ax.bar(places, list(values.values()), width * 0.92, color=colour, label=name)
+        ax.bar_label(drawn, [form.format(v) for v in values.values()], padding=2, fontsize=8)
+    ax.set(title=title, ylabel=ylabel)
+    ax.set_xticks(range(len(values)), list(values))
+    ax.margins(y=0.12)
+    ax.legend()
     return fig
