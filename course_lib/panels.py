@@ -74,7 +74,8 @@ def codebook_view(model: nn.Module, split: Split, method: str, bits: int, length
     size = sum(layer.bits for layer in layers.values()) / 8000
     rate = f"{figures['rate']:.1f}x smaller ({size:,.1f} kB)"
     loss = f"{figures['loss']:.1f} points of accuracy lost on {len(split.labels):,} images"
-    fig = matrices({rate: picture}, title=f"{method}, {bits} bits a code: {loss}", unit="weight")
+    what = f"{bits} bits for each " + ("weight" if method == "scalar" else f"segment of {length}")
+    fig = matrices({what: picture}, title=f"{rate}: {loss}", unit="weight")
     fig.axes[0].set(xlabel=f"six neurons of {first}, pixel by pixel", ylabel="coded   |   trained", xticks=[], yticks=[])
     return fig
 

@@ -2,8 +2,8 @@
 
 Nothing is trained: a row codes dense layers of a committed baseline and measures the error. A setting's 'kind' says which
 question it answers: 'method' one method at all its settings, 'alone' every layer by itself and all together, 'sweep' product
-quantization of fc1 over segment length and k. Product and residual quantization cluster the columns of W (axis 0): these
-outnumber its rows, so the codebooks weigh least.
+quantization of fc1 over segment length, k and axis. Residual quantization clusters the columns of W (axis 0): these outnumber
+its rows, so the codebooks weigh least.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -29,13 +29,15 @@ NETWORKS = ("lenet-300-100", "lenet-5")
 # method -> its settings, each the arguments of `coder`
 SETTINGS: dict[str, tuple[tuple[int, ...], ...]] = {
     "scalar": tuple((k,) for k in (2, 4, 8, 16, 32)),  # k
-    "product": tuple((k, d) for d in (1, 2, 4, 10) for k in (4, 8, 16, 32)),  # k, segment length
-    "residual": tuple((k, t) for k in (4, 8, 16, 32) for t in (1, 2, 4, 8, 16)),  # k, stages
+    # k, segment length, axis; at axis 1 the last layer has 10 rows to cluster
+    "product": tuple((k, d, 0) for d in (1, 2, 4, 10) for k in (4, 8, 16, 32))
+    + tuple((k, d, 1) for d in (1, 2, 4) for k in (4, 8)),
+    "residual": tuple((k, t) for k in (4, 8, 16, 32) for t in (1, 2, 3, 4, 6, 8, 12, 16)),  # k, stages
     "low rank": tuple((rate,) for rate in (2, 3, 4, 6, 8, 12, 16, 24)),  # wanted compression rate
     "scaled sign": ((),),
     "sign": ((),),
 }
-ALONE = {"scalar": (4,), "product": (8, 4), "residual": (8, 4), "low rank": (4,)}
+ALONE = {"scalar": (4,), "product": (8, 4, 0), "residual": (8, 4), "low rank": (4,)}
 CENTRES = (4, 8, 16, 32)  # k of the sweep
 LENGTHS = {0: (1, 2, 4, 10, 20), 1: (1, 2, 4, 7, 14)}  # axis -> segment lengths of the sweep
 Code = Callable[[Tensor], paper.Quantized]
@@ -116,7 +118,7 @@ def coder(method: str, *arguments: int, seed: int = 0) -> Code:
     }[method]
 
 
-def product(weight: Tensor, k: int, length: int, *, axis: int = 0, seed: int = 0) -> paper.ProductQuantized:
+def product(weight: Tensor, k: int, length: int, axis: int = 0, *, seed: int = 0) -> paper.ProductQuantized:
     """Product quantization by the length of a segment, or the nearest below it that divides the axis, as a last layer needs."""
     width = weight.flatten(1).shape[axis]
     length = max(d for d in range(1, length + 1) if width % d == 0)

@@ -60,8 +60,7 @@ def test_scalar_kmeans_is_20_times_faster_than_scikit_learn_from_the_same_start(
     ratio = [error(*result) / error(*reference) for result in (found, best)]
     print(f"\nk = {k}: scikit-learn {usual:.3f} s, ours {ours:.3f} s ({usual / ours:.0f}x), error {ratio[0]:.4f} of its;")
     print(f"from our own start {own:.3f} s ({usual / own:.0f}x), error {ratio[1]:.4f} of its")
-    assert usual / own >= 20 and ratio[1] <= 1.01
-    assert usual / ours >= 20
+    assert usual / ours >= 20 and max(ratio) <= 1.01
 
 
 def test_product_quantization_beats_a_kmeans_a_segment_and_nanopq():
