@@ -1,4 +1,4 @@
-"""The command line: `python -m course_lib {data,baselines,reproduce,results,run,doctor}`.
+"""The command line: `python -m course_lib {data,baselines,reproduce,compress,decompress,inspect,results,run,doctor}`.
 
 What a command needs is imported when it is called: `--help` answers at once, and `doctor` works where packages are missing.
 """
@@ -6,9 +6,11 @@ What a command needs is imported when it is called: `--help` answers at once, an
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from course_lib import scale
 
+COMMANDS = ("data", "baselines", "reproduce", "compress", "decompress", "inspect", "results", "run", "doctor")
 MISTAKES = (ValueError, OSError, RuntimeError, ModuleNotFoundError)  # told in a line; anything else is a bug and shows where
 
 
@@ -56,6 +58,30 @@ def reproduce(arguments: argparse.Namespace) -> int:
     )
 
 
+def compress(arguments: argparse.Namespace) -> int:
+    """Compresses a pruned checkpoint: quantizes what survives, codes it, writes one small file."""
+    from course_lib import convert
+
+    convert.compress(arguments.checkpoint, arguments.out, arguments.bits, arguments.index_bits, arguments.coder)
+    return 0
+
+
+def decompress(arguments: argparse.Namespace) -> int:
+    """Turns a compressed file back into a checkpoint."""
+    from course_lib import convert
+
+    convert.decompress(arguments.file, arguments.out)
+    return 0
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    """Prints what each tensor takes in a compressed file: bits, gaps, entropy."""
+    from course_lib import convert
+
+    convert.inspect(arguments.file)
+    return 0
+
+
 def results(arguments: argparse.Namespace) -> int:
     """Brings README's tables and pictures in step with the recorded rows and the notebooks."""
     from course_lib.front_page import command
@@ -90,7 +116,7 @@ def device(choice: str) -> str:
 def parser() -> argparse.ArgumentParser:
     """The grammar of the command line; `command` in its result is the function to call."""
     top = argparse.ArgumentParser(prog="python -m course_lib")
-    commands = top.add_subparsers(required=True, metavar="{data,baselines,reproduce,results,run,doctor}")
+    commands = top.add_subparsers(required=True, metavar="{" + ",".join(COMMANDS) + "}")
 
     def add(command) -> argparse.ArgumentParser:
         sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
@@ -120,6 +146,20 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster; default: a local one sized to this machine")
     add_device(sub)
     add_scale(sub)
+
+    sub = add(compress)
+    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a safetensors file; its zeros are the pruned weights")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE")
+    sub.add_argument("--bits", default="conv=8,dense=5", help="of a code, one number or by kind or layer; default: %(default)s")
+    sub.add_argument("--index-bits", default="conv=8,dense=5", help="of a gap, likewise; default: %(default)s")
+    sub.add_argument("--coder", default="huffman", choices=("fixed", "huffman", "ans"))
+
+    sub = add(decompress)
+    sub.add_argument("file", type=Path, metavar="FILE")
+    sub.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT")
+
+    sub = add(inspect)
+    sub.add_argument("file", type=Path, metavar="FILE")
 
     add(results)
 

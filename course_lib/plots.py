@@ -120,3 +120,17 @@ def grouped_bars(groups: Mapping[str, Mapping[str, float]], *, title: str, ylabe
     ax.margins(y=0.12)
     ax.legend()
     return fig
+
+
+def stacked_bars(parts: Mapping[str, Mapping[str, float]], *, title: str, xlabel: str) -> plt.Figure:
+    """Horizontal bars made of pieces: `parts` is name of a piece -> bar -> length."""
+    fig, ax = plt.subplots(figsize=(7.0, 2.9))
+    names = list(next(iter(parts.values())))
+    ends = np.zeros(len(names))
+    for (part, lengths), colour in zip(parts.items(), COLOURS, strict=False):
+        ax.barh(names, list(lengths.values()), left=ends, color=colour, label=part)
+        ends += list(lengths.values())
+    ax.set(title=title, xlabel=xlabel)
+    ax.invert_yaxis()
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig

@@ -1,0 +1,293 @@
+"""The runs behind notebook 05: Han et al., ICLR 2016, on the LeNets.
+
+Every run starts from a pruned network. Those lie in data/checkpoints, survivors at 32 bits, exact; one that is missing is
+pruned first. A setting's 'kind' says which question a row answers: 'start' what a pruned network is, 'stages' the paper's
+table, 'bits' accuracy against the bits of a code, 'size' accuracy against the size of the file (figure 6).
+"""
+
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+
+from course_lib import data, models, storage
+from course_lib.data import Splits
+from course_lib.experiments.weight_pruning import error
+from course_lib.files import replacing
+from course_lib.papers import deep_compression as paper
+from course_lib.papers import vector_quantization, weight_pruning
+
+# Error in percent before and after, kilobytes, compression rates after two and three stages (table 1 and the text)
+PAPER = {
+    "lenet-300-100": dict(baseline=1.64, error=1.58, kilobytes=27, rate=40, unhuffed=32),
+    "lenet-5": dict(baseline=0.80, error=0.74, kilobytes=44, rate=39, unhuffed=33),
+}
+# Tables 2 and 3: kept (%), bits of a code (P+Q, P+Q+H), bits of a gap (P+Q, P+Q+H), size (%, P+Q, P+Q+H)
+PAPER_LAYERS = {
+    "lenet-300-100": {
+        "fc1": (8, 6, 4.4, 5, 3.7, 3.1, 2.32),
+        "fc2": (9, 6, 4.4, 5, 4.3, 3.8, 3.04),
+        "fc3": (26, 6, 4.3, 5, 3.2, 15.7, 12.70),
+    },
+    "lenet-5": {
+        "conv1": (66, 8, 7.2, 5, 1.5, 78.5, 67.45),
+        "conv2": (12, 8, 7.2, 5, 3.9, 6.0, 5.28),
+        "fc1": (8, 5, 4.5, 5, 4.5, 2.7, 2.45),
+        "fc2": (19, 5, 5.2, 5, 3.7, 6.9, 6.13),
+    },
+}
+# The paper's own setting, and one that goes for the smallest file at the paper's error
+SETTINGS = {
+    "lenet-300-100": {
+        "paper": dict(rate=12, bits=6, index_bits=5),
+        "small": dict(rate=40, bits=dict(dense=3, bias=3), index_bits=8),
+    },
+    "lenet-5": {
+        "paper": dict(rate=12, bits=dict(conv=8, dense=5), index_bits=5),
+        "small": dict(rate=60, bits=dict(conv=4, dense=3, bias=3), index_bits=8),
+    },
+}
+PRUNING = dict(lr=0.02, weight_decay=0.0, augment="shift", epochs=1)
+CENTROIDS = dict(lr=1e-3, weight_decay=0.0, augment="shift", schedule="linear")
+WIDTHS = (1, 2, 3, 4, 5, 6, 8)  # bits of a code, of the curves
+RATES = (4, 8, 12, 20, 40, 60)  # of pruning alone
+RANKS = (2, 4, 8, 16)  # rates of the SVD
+STARTS = models.CHECKPOINTS  # where the pruned networks lie
+
+
+def budget(scale: str) -> dict[str, int]:
+    """How much work a scale does: rounds of pruning, epochs at their end, epochs of training the centroids."""
+    return {
+        "smoke": dict(rounds=2, final=1, centroids=1),
+        "lesson": dict(rounds=15, final=20, centroids=2),
+        "paper": dict(rounds=30, final=60, centroids=20),
+    }[scale]
+
+
+def grid(scale: str) -> list[dict]:
+    """All settings; smoke scale keeps the small network."""
+    networks = list(SETTINGS)[: 1 if scale == "smoke" else 2]
+    both = [(network, size) for network in networks for size in ("paper", "small")]
+    settings = [dict(kind="start", network=network, rate=SETTINGS[network][size]["rate"]) for network, size in both]
+    settings += [dict(kind="stages", network=network, setting=size) for network, size in both]
+    settings += [dict(kind="bits", network="lenet-300-100", start=start, rate=rate) for start in paper.STARTS for rate in (1, 12)]
+    settings += [dict(kind="bits", network="lenet-5", start="linear", rate=12)] if scale != "smoke" else []
+    settings += [
+        dict(kind="size", network="lenet-300-100", method=method)
+        for method in ("pruning", "quantization", "pruning and quantization", "SVD")
+    ]
+    return [dict(name=" ".join(str(value) for value in setting.values()), **setting) for setting in settings]
+
+
+def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
+    """One row: `setting` is an entry of `grid`. Raises ValueError for an unknown kind."""
+    kinds = {"start": start, "stages": stages, "bits": by_bits, "size": by_size}
+    if setting["kind"] not in kinds:
+        raise ValueError(f"kind is {setting['kind']!r}; known are {', '.join(kinds)}")
+    splits = data.load("mnist", device=device)
+    dense = models.pretrained(setting["network"], splits.name).to(splits.test.images.device)
+    figures = kinds[setting["kind"]](setting, splits, budget(scale), seed)
+    return {"data set": splits.name, "baseline_error": error(dense, splits.test)} | figures
+
+
+def start(setting: dict, splits: Splits, _work: Mapping[str, int], _seed: int) -> dict:
+    """What the pruned network is that the other rows begin with; there is one for all seeds."""
+    model = pruned_start(setting["network"], splits, setting["rate"])
+    layers = weight_pruning.prunable_layers(model)
+    kept = {name: int(layer.weight.count_nonzero()) / layer.weight.numel() for name, layer in layers.items()}
+    weights = sum(layer.weight.numel() for layer in layers.values())
+    survivors = sum(int(layer.weight.count_nonzero()) for layer in layers.values())
+    return dict(error=error(model, splits.test), weights=weights, survivors=survivors, layers=kept)
+
+
+def stages(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> dict:
+    """The whole pipeline: errors after each stage, and bytes of the real file after each."""
+    how = SETTINGS[setting["network"]][setting["setting"]]
+    pruned = pruned_start(setting["network"], splits, how["rate"])
+    quantized = paper.quantize(pruned, bits=how["bits"])
+    tuned = tune(quantized, splits, how["bits"], work, seed)
+    coded = {coder: file_size(paper.compress(tuned, **settings(how, coder))) for coder in storage.CODERS}
+    return dict(
+        errors={"P": error(pruned, splits.test), "quantized": error(quantized, splits.test), "P+Q": error(tuned, splits.test)},
+        bytes=dict(dense=4 * sum(p.numel() for p in tuned.parameters()),
+                   P=file_size(paper.only_pruned(pruned, index_bits=how["index_bits"])), **coded),
+    )  # fmt: skip
+
+
+def by_bits(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> dict:
+    """Figures 7 and 8: error against the bits of a code, before and after the centroids are trained."""
+    model = pruned_start(setting["network"], splits, setting["rate"])
+    untrained, trained = [], []
+    for bits in WIDTHS:
+        quantized = paper.quantize(model, bits=bits, method=setting["start"], seed=seed)
+        untrained.append(error(quantized, splits.test))
+        trained.append(error(tune(quantized, splits, bits, work, seed), splits.test))
+    return dict(bits=list(WIDTHS), untrained=untrained, trained=trained)
+
+
+def by_size(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> dict:
+    """Figure 6: error against the size of the file, for one way of compressing."""
+    dense = pruned_start(setting["network"], splits, 1)
+    points = []
+    if setting["method"] == "pruning":
+        for rate in RATES:
+            pruned = prune(dense, splits, rate, work, seed)
+            points.append((rate, pruned, paper.only_pruned(pruned, index_bits=5)))
+    elif setting["method"] == "SVD":
+        for rate in RANKS:
+            points.append((rate, *factorized(dense, rate)))
+    else:
+        rate = 1 if setting["method"] == "quantization" else 12
+        model = pruned_start(setting["network"], splits, rate)
+        for bits in WIDTHS:
+            tuned = tune(paper.quantize(model, bits=bits), splits, bits, work, seed)
+            points.append((bits, tuned, paper.compress(tuned, bits=bits, index_bits=5 if rate > 1 else 0, coder="fixed")))
+    return dict(points=[dict(at=at, error=error(model, splits.test), bytes=file_size(file)) for at, model, file in points])
+
+
+def tune(model: nn.Module, splits: Splits, bits: paper.Bits, work: Mapping[str, int], seed: int, **more) -> nn.Module:
+    """`finetune_centroids` with the budget of a scale."""
+    settings = dict(epochs=work["centroids"], precision=precision(model), seed=seed, progress=False) | CENTROIDS | more
+    return paper.finetune_centroids(model, splits, bits=bits, **settings)[0]
+
+
+def settings(how: Mapping, coder: str) -> dict:
+    """The arguments of `compress` in an entry of SETTINGS; biases that have codes have no gaps."""
+    return dict(bits=how["bits"], index_bits=dict(dense=how["index_bits"], conv=how["index_bits"]), coder=coder)
+
+
+def factorized(dense: nn.Module, rate: float) -> tuple[nn.Module, storage.CompressedNetwork]:
+    """The network with its hidden dense layers factorized, and its file; the last layer stays whole (notebook 01 tells why)."""
+    names = [name for name, layer in weight_pruning.prunable_layers(dense).items() if isinstance(layer, nn.Linear)][:-1]
+    tensors, layers = dict(dense.state_dict()), {}
+    for name in names:
+        weight = dense.get_submodule(name).weight
+        layers[name] = vector_quantization.low_rank(weight, max(1, round(weight.numel() / rate / (sum(weight.shape) + 1))))
+        del tensors[f"{name}.weight"]
+        tensors |= {f"{name}.{part}": tensor for part, tensor in layers[name].tensors().items()}
+    return vector_quantization.decoded(dense, layers), storage.CompressedNetwork("", tensors, "fixed")
+
+
+def file_size(compressed: storage.CompressedNetwork) -> int:
+    """Bytes of the real file."""
+    with tempfile.TemporaryDirectory() as folder:
+        storage.save(compressed, Path(folder) / "network")
+        return (Path(folder) / "network").stat().st_size
+
+
+def prune(model: nn.Module, splits: Splits, rate: float, work: Mapping[str, int], seed: int = 0) -> nn.Module:
+    """The network pruned to a rate in rounds, as in notebook 02, but with the layers' shares by `lamp`."""
+    how = PRUNING | dict(rounds=work["rounds"], final_epochs=work["final"], precision=precision(model), seed=seed, progress=False)
+    pruned = weight_pruning.iterative_prune(model, splits, sparsity=lamp(model, rate), **how)
+    if pruned.interrupted:
+        raise KeyboardInterrupt
+    return pruned.model
+
+
+def precision(model: nn.Module) -> torch.dtype | None:
+    """bfloat16 for networks with convolutions: half the time on processors that have it; otherwise `fit`'s choice."""
+    return torch.bfloat16 if any(isinstance(module, nn.Conv2d) for module in model.modules()) else None
+
+
+def lamp(model: nn.Module, rate: float) -> dict[str, float]:
+    """Sparsity of each layer when 1 / `rate` of all weights stay, by layer-adaptive magnitude (Lee et al. 2021, 2010.07611).
+
+    A weight's score is its square over the sum of the squares in its layer that are not smaller. One threshold on the scores
+    then weighs layers against each other: it removes what changes a layer's output least in proportion.
+    """
+    scores = {}
+    for name, layer in weight_pruning.prunable_layers(model).items():
+        squares = layer.weight.detach().double().square().flatten().sort().values
+        scores[name] = squares / squares.flip(0).cumsum(0).flip(0)
+    everything = torch.cat(list(scores.values())).sort(descending=True).values
+    threshold = everything[min(len(everything) - 1, round(len(everything) / rate))]
+    return {name: (score <= threshold).double().mean().item() for name, score in scores.items()}
+
+
+def pruned_start(network: str, splits: Splits, rate: int) -> nn.Module:
+    """The network pruned to a rate, from data/checkpoints; at rate 1 the baseline. One that is missing is made, which takes
+    minutes, with the budget of lesson scale whatever the scale in force."""
+    from filelock import FileLock
+
+    model = models.pretrained(network, splits.name).to(splits.test.images.device)
+    if rate == 1:
+        return model
+    path = STARTS / f"{network}.{splits.name}.pruned-{rate}x.cnet"
+    if not path.exists():
+        with FileLock(path.with_suffix(".lock")):  # rows run side by side
+            if not path.exists():
+                _make_start(network, splits, rate, model, path)
+    model.load_state_dict(paper.state_dict(storage.load(path)))
+    return model
+
+
+def _make_start(network: str, splits: Splits, rate: int, model: nn.Module, path: Path) -> None:
+    begin, work = time.perf_counter(), budget("lesson")
+    pruned = prune(model, splits, rate, work)
+    facts = dict(
+        network=network, dataset=splits.name, rate=rate, accuracy=1 - error(pruned, splits.test) / 100, seed=0,
+        **PRUNING, **work, precision=str(precision(pruned)), seconds=round(time.perf_counter() - begin),
+        command="python -m course_lib reproduce deep-compression",
+        versions=dict(python=platform.python_version(), torch=torch.__version__),
+    )  # fmt: skip
+    with replacing(path.with_suffix(".json")) as scratch:
+        scratch.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    storage.save(paper.only_pruned(pruned, index_bits=8, coder="huffman", name=network), path)
+
+
+def layer_table(tuned: nn.Module, network: str, setting: str) -> pd.DataFrame:
+    """A line a layer in the form of the paper's tables 2 and 3, each figure as 'paper / here' at the paper's own setting.
+
+    Kept weights, bits of a code and of a gap before and after Huffman, and the layer's bytes as a share of 4 a weight, its
+    codebook and tables included.
+    """
+    how = SETTINGS[network][setting]
+    tables = {coder: inspect(paper.compress(tuned, **settings(how, coder))) for coder in ("fixed", "huffman")}
+    rows = {}
+    for name, cited in PAPER_LAYERS[network].items():
+        fixed, huffman = (tables[coder].loc[f"{name}.weight"] for coder in ("fixed", "huffman"))
+        shares = [100 * layer.filter(like="bytes").sum() / (4 * layer.weights) for layer in (fixed, huffman)]
+        here = [100 * fixed.nonzeros / fixed.weights]
+        here += [layer[f"bits per {stream}"] for stream in ("code", "gap") for layer in (fixed, huffman)] + shares
+        texts = [f"{figure:.3g}" for figure in here]
+        rows[name] = [f"{theirs:g} / {ours}" for theirs, ours in zip(cited, texts, strict=True)] if setting == "paper" else texts
+    columns = ["kept %", "code bits P+Q", "code bits P+Q+H", "gap bits P+Q", "gap bits P+Q+H", "size % P+Q", "size % P+Q+H"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def inspect(compressed: storage.CompressedNetwork) -> pd.DataFrame:
+    """`storage.inspect` of the file that a network makes."""
+    with tempfile.TemporaryDirectory() as folder:
+        storage.save(compressed, Path(folder) / "network")
+        return storage.inspect(Path(folder) / "network")
+
+
+def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """'paper / here': error and size after all three stages, mean over seeds."""
+    table = []
+    for (network, setting), group in rows[rows.kind == "stages"].groupby(["network", "setting"], sort=True):
+        cited = PAPER[network]
+        sizes = pd.DataFrame(group.bytes.tolist())
+        after = pd.Series([errors["P+Q"] for errors in group.errors])
+        table.append(
+            {
+                "network": network,
+                "data set": ", ".join(sorted(set(group["data set"]))),
+                "setting": setting,
+                "rate, paper": f"{cited['rate']}x" if setting == "paper" else "-",
+                "error, paper": f"{cited['baseline']:.2f} -> {cited['error']:.2f} %" if setting == "paper" else "-",
+                "rate, here": f"{(sizes.dense / sizes.huffman).mean():.0f}x",
+                "with ANS": f"{(sizes.dense / sizes.ans).mean():.0f}x",
+                "file, here": f"{sizes.huffman.mean() / 1000:.1f} kB",
+                "error, here": f"{group.baseline_error.mean():.2f} -> {after.mean():.2f} %",
+                "spread": f"{after.min():.2f}-{after.max():.2f} %",
+                "seeds": group.seed.nunique(),
+            }
+        )
+    return pd.DataFrame(table)

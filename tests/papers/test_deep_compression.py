@@ -1,0 +1,247 @@
+"""Han et al., ICLR 2016: indices by hand, gradients against autograd on plain weights, networks that survive their file."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import nn
+from torch.nn.utils import prune
+
+from course_lib import data, models, storage
+from course_lib.experiments import deep_compression as runs
+from course_lib.papers import deep_compression as paper
+from course_lib.papers import weight_pruning
+
+masks = arrays(bool, st.tuples(st.integers(0, 6), st.integers(1, 60)), elements=st.sampled_from([True] + 9 * [False]))
+
+
+@pytest.fixture(scope="module")
+def splits() -> data.Splits:
+    whole = data.load("mnist-5k")
+    return data.Splits(whole.train.take(512), whole.test.take(256), whole.name, whole.requested)
+
+
+@pytest.fixture
+def pruned() -> nn.Module:
+    model = models.pretrained("lenet-300-100", "mnist-5k")
+    weight_pruning.apply_masks(model, weight_pruning.magnitude_masks(model, 0.8))
+    return model
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: layer.weight.detach() for name, layer in weight_pruning.prunable_layers(model).items()}
+
+
+def test_the_papers_figure_2_by_hand():
+    mask = torch.zeros(15, dtype=torch.bool)
+    mask[[0, 3, 14]] = True  # places 1, 4 and 15
+    gaps, filler = paper.relative_index(mask, 3)
+    assert gaps.tolist() == [1, 3, 8, 3]
+    assert filler.tolist() == [False, False, True, False]
+
+
+@given(masks, st.integers(1, 8))
+def test_places_come_back_from_gaps_with_as_few_fillers_as_can_be(values, bits):
+    mask = torch.from_numpy(values)
+    gaps, filler = paper.relative_index(mask, bits)
+    assert ((gaps >= 1) & (gaps <= 2**bits)).all()
+    places = gaps.cumsum(0) - 1
+    assert places[~filler].tolist() == np.flatnonzero(values).tolist()
+    distances = np.diff(np.flatnonzero(values), prepend=-1)
+    assert int(filler.sum()) == int(sum(-(-distance // 2**bits) - 1 for distance in distances))
+
+
+@pytest.mark.parametrize(("mask", "bits", "message"), [
+    (torch.ones(3), 5, "mask is torch.float32; expected torch.bool"),
+    (torch.ones(3, dtype=torch.bool), 0, "bits is 0; allowed are 1 to 16"),
+    (torch.ones(3, dtype=torch.bool), 17, "bits is 17"),
+])  # fmt: skip
+def test_what_cannot_be_indexed_is_refused(mask, bits, message):
+    with pytest.raises(ValueError, match=message):
+        paper.relative_index(mask, bits)
+
+
+def test_the_three_starts_by_hand():
+    values = torch.tensor([9.0, 0, 1, 2, 3, 4, 5, 6])
+    assert paper.initial_centroids(values, 4, "linear").tolist() == [0, 3, 6, 9]
+    assert paper.initial_centroids(values, 4, "density").tolist() == [1, 3, 5, 9]  # the middles of four equal shares
+    forgy = paper.initial_centroids(values, 4, "forgy", seed=1)
+    assert set(forgy.tolist()) <= set(values.tolist()) and len(forgy.unique()) == 4
+    assert torch.equal(forgy, paper.initial_centroids(values, 4, "forgy", seed=1))
+    for arguments, message in (
+        ((values, 1), "k is 1"),
+        ((values, 9), "k is 9; with 8 values"),
+        ((values, 4, "best"), "linear, forgy, density"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            paper.initial_centroids(*arguments)
+
+
+def test_k_means_takes_a_name_or_centroids():
+    values = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    named = paper.kmeans_1d(values, 8, "density")
+    given_ = paper.kmeans_1d(values, 8, paper.initial_centroids(values, 8, "density"))
+    assert all(torch.equal(a, b) for a, b in zip(named, given_, strict=True))
+
+
+def test_quantized_weights_take_few_values_and_zeros_stay(pruned):
+    before = copy.deepcopy(pruned.state_dict())
+    quantized = paper.quantize(pruned, bits=dict(fc1=3, dense=5))
+    for name, weight in weights(quantized).items():
+        assert len(weight[weight != 0].unique()) <= (8 if name == "fc1" else 32)
+        assert torch.equal(weight == 0, weights(pruned)[name] == 0)
+        far = (weight - weights(pruned)[name]).abs().max()
+        assert far <= (before[f"{name}.weight"].max() - before[f"{name}.weight"].min()) / 3
+    assert torch.equal(quantized.fc1.bias, pruned.fc1.bias)
+    assert all(torch.equal(before[name], value) for name, value in pruned.state_dict().items())
+    only_fc2 = paper.quantize(pruned, bits=dict(fc2=2, bias=2))
+    assert torch.equal(only_fc2.fc1.weight, pruned.fc1.weight)
+    assert len(only_fc2.fc2.weight.unique()) <= 5 and len(only_fc2.fc2.bias.unique()) <= 5
+
+
+def test_quantizing_again_changes_nothing(pruned):
+    once = paper.quantize(pruned, bits=4)
+    again = paper.quantize(once, bits=4)
+    assert all(torch.equal(a, b) for a, b in zip(weights(once).values(), weights(again).values(), strict=True))
+
+
+def test_the_gradient_of_a_centroid_is_the_sum_of_its_members(pruned, splits):
+    quantized = paper.quantize(pruned, bits=3)
+    weight = quantized.fc2.weight.detach().clone()
+    loss = nn.functional.cross_entropy(quantized(splits.train.images), splits.train.labels)
+    plain = torch.autograd.grad(loss, quantized.fc2.weight)[0]
+    nn.utils.parametrize.register_parametrization(quantized.fc2, "weight", paper.SharedWeights(weight))
+    centroids = quantized.fc2.parametrizations.weight.original
+    assert torch.equal(quantized.fc2.weight, weight)
+    loss = nn.functional.cross_entropy(quantized(splits.train.images), splits.train.labels)
+    gradient = torch.autograd.grad(loss, centroids)[0]
+    by_hand = torch.stack([plain[weight == value].sum() for value in centroids.detach()])
+    assert torch.allclose(gradient, by_hand, rtol=1e-4, atol=1e-6)
+
+
+def test_training_moves_centroids_and_keeps_codes_and_zeros(pruned, splits):
+    quantized = paper.quantize(pruned, bits=3)
+    before = copy.deepcopy(quantized.state_dict())
+    tuned, history = paper.finetune_centroids(quantized, splits, bits=3, epochs=2, lr=1e-3, weight_decay=0.0, progress=False)
+    assert history.epochs[-1]["loss"] < history.epochs[0]["loss"]
+    assert all(torch.equal(before[name], value) for name, value in quantized.state_dict().items())
+    assert list(tuned.state_dict()) == list(before)  # no trace of the parametrisation
+    for name, weight in weights(tuned).items():
+        old = weights(quantized)[name]
+        assert torch.equal(weight == 0, old == 0) and not torch.equal(weight, old)
+        for value in old.unique():
+            assert len(weight[old == value].unique()) == 1
+    with pytest.raises(ValueError, match=r"fc1.weight has \d+ different values; 3 bits allow 8: quantize the network first"):
+        paper.finetune_centroids(pruned, splits, bits=3, epochs=1)
+
+
+@pytest.mark.parametrize("coder", storage.CODERS)
+@pytest.mark.parametrize("bits", [4, dict(dense=3, bias=2), dict(fc2=5)])
+def test_a_network_survives_its_file(pruned, splits, coder, bits, tmp_path):
+    compressed = paper.compress(pruned, bits=bits, index_bits=dict(dense=5), coder=coder, name="lenet-300-100")
+    storage.save(compressed, tmp_path / "file")
+    fresh = models.build("lenet-300-100")
+    fresh.load_state_dict(storage.load(tmp_path / "file").state_dict())
+    quantized = paper.quantize(pruned, bits=bits)
+    assert all(torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), quantized.state_dict().values(), strict=True))
+    assert torch.equal(fresh(splits.test.images), quantized(splits.test.images))
+
+
+@pytest.mark.parametrize("name", ["vgg-small", "resnet-20"])
+def test_convolutions_and_batch_norms_survive_too(name, tmp_path):
+    model = models.pretrained(name, "mnist-m")
+    weight_pruning.apply_masks(model, weight_pruning.magnitude_masks(model, 0.7))
+    storage.save(paper.compress(model, bits=dict(conv=5, dense=4), index_bits=4), tmp_path / "file")
+    fresh = models.build(name)
+    fresh.load_state_dict(storage.load(tmp_path / "file").state_dict())
+    expected = paper.quantize(model, bits=dict(conv=5, dense=4)).eval()
+    assert torch.equal(fresh.eval()(models.example_input(name, 4)), expected(models.example_input(name, 4)))
+    assert fresh.norm1.num_batches_tracked == model.norm1.num_batches_tracked > 0
+
+
+def test_the_papers_example_of_a_rate():
+    """Section 3: 16 weights of 32 bits with 4 centroids are 3.2 times smaller."""
+    layer = nn.Sequential(nn.Linear(4, 4, bias=False))
+    layer[0].weight.data = torch.arange(16).view(4, 4) % 4 + 1.0
+    coded = paper.compress(layer, bits=2, index_bits=0, coder="fixed").tensors["0.weight"]
+    assert 16 * 32 / (2 * len(coded.codes) + 32 * len(coded.codebook)) == 3.2
+    assert len(coded.gaps) == 0
+
+
+def test_a_layer_without_survivors_and_one_without_zeros(tmp_path):
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
+    model[0].weight.data.zero_()
+    storage.save(paper.compress(model, bits=4, index_bits=3), tmp_path / "file")
+    read = storage.load(tmp_path / "file").state_dict()
+    assert not read["0.weight"].any() and torch.equal(read["1.weight"], model[1].weight)
+    assert torch.equal(read["0.bias"], model[0].bias)
+
+
+def test_pruned_alone_is_exact(pruned, tmp_path):
+    storage.save(paper.only_pruned(pruned, index_bits=5), tmp_path / "file")
+    state = paper.state_dict(storage.load(tmp_path / "file"))
+    assert all(torch.equal(state[name], value) for name, value in pruned.state_dict().items())
+    survivors = sum(int(weight.count_nonzero()) for weight in weights(pruned).values())
+    biases = 4 * 410
+    assert (tmp_path / "file").stat().st_size == pytest.approx(survivors * (32 + 5) / 8 + biases, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("bits", "message"),
+    [
+        (0, "bits are 0 for 'dense'; allowed are 1 to 16"),
+        (17, "bits are 17"),
+        (2.5, "bits are 2.5"),
+        (dict(fc9=4), "bits are given for 'fc9'; the model's layers are fc1, fc2, fc3, kinds dense, conv, bias"),
+    ],
+)
+def test_bits_that_cannot_be_are_refused(pruned, bits, message):
+    for call in (lambda: paper.quantize(pruned, bits=bits), lambda: paper.compress(pruned, bits=bits, index_bits=5)):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_a_mask_that_is_not_final_and_an_unknown_coder_are_refused(pruned):
+    with pytest.raises(ValueError, match="coder is 'zip'; allowed are fixed, huffman, ans"):
+        paper.compress(pruned, bits=4, index_bits=5, coder="zip")
+    prune.l1_unstructured(pruned.fc1, "weight", 0.9)
+    with pytest.raises(ValueError, match=r"layer 'fc1' computes its weight; torch.nn.utils.prune.remove"):
+        paper.compress(pruned, bits=4, index_bits=5)
+
+
+def test_lamp_is_its_definition_and_keeps_that_many():
+    model = nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 4))
+    scores = {}
+    for name, weight in weights(model).items():
+        flat = weight.double().flatten().tolist()
+        scores[name] = [w * w / sum(v * v for v in flat if abs(v) >= abs(w)) for w in flat]
+    for rate in (1.5, 2, 5):
+        plan = runs.lamp(model, rate)
+        kept = sorted((score for every in scores.values() for score in every), reverse=True)[: round(55 / rate)]
+        for name, every in scores.items():
+            share = sum(score >= kept[-1] for score in every) / len(every)
+            assert 1 - plan[name] == pytest.approx(share, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["start", "stages", "bits", "size"])
+def test_a_row_of_each_kind(kind, monkeypatch, tmp_path, pruned):
+    monkeypatch.setattr(runs, "WIDTHS", (2, 5))
+    monkeypatch.setattr(runs, "RATES", (4,))
+    monkeypatch.setattr(runs, "STARTS", tmp_path)  # so that the pruned network is made here
+    smoke = runs.budget("smoke")
+    monkeypatch.setattr(runs, "budget", lambda scale: smoke)
+    rows = [s for s in runs.grid("smoke") if s["kind"] == kind]
+    whole = data.load("mnist-5k")
+    few = data.Splits(whole.train.take(256), whole.test.take(256), whole.name, whole.requested)
+    monkeypatch.setattr(runs.data, "load", lambda name, device: few)
+    row = runs.run(rows[-1] if kind == "size" else rows[0], seed=0, scale="smoke", device="cpu")
+    assert row["data set"] == "mnist-5k" and row["baseline_error"] < 5
+    assert kind in ("bits", "size") or [path.suffix for path in sorted(tmp_path.iterdir())][:2] == [".cnet", ".json"]
+    if kind == "stages":
+        assert row["bytes"]["dense"] > row["bytes"]["P"] > row["bytes"]["fixed"] > row["bytes"]["huffman"] > row["bytes"]["ans"]
+    with pytest.raises(ValueError, match="kind is 'guess'"):
+        runs.run(dict(rows[0], kind="guess"), seed=0, scale="smoke", device="cpu")
