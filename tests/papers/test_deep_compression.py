@@ -230,7 +230,7 @@ def test_lamp_is_its_definition_and_keeps_that_many():
 @pytest.mark.parametrize("kind", ["start", "stages", "bits", "size"])
 def test_a_row_of_each_kind(kind, monkeypatch, tmp_path, pruned):
     monkeypatch.setattr(runs, "WIDTHS", (2, 5))
-    monkeypatch.setattr(runs, "RATES", (4,))
+    monkeypatch.setattr(runs, "RATES", (12,))
     monkeypatch.setattr(runs, "STARTS", tmp_path)  # so that the pruned network is made here
     smoke = runs.budget("smoke")
     monkeypatch.setattr(runs, "budget", lambda scale: smoke)
