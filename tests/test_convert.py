@@ -34,8 +34,8 @@ def test_a_checkpoint_goes_there_and_back(checkpoint, tmp_path, capsys):
 
 
 def test_any_network_will_do(tmp_path):
-    tensors = {"deep.er.weight": torch.randn(4, 3, 3, 3), "norm.weight": torch.randn(4), "norm.running_mean": torch.randn(4),
-               "norm.num_batches_tracked": torch.tensor(3), "head.weight": torch.randn(2, 4), "head.bias": torch.randn(2)}  # fmt: skip
+    shapes = {"deep.er.weight": (4, 3, 3, 3), "norm.weight": (4,), "norm.running_mean": (4,), "head.weight": (2, 4)}
+    tensors = {name: torch.randn(shape) for name, shape in shapes.items()} | {"norm.num_batches_tracked": torch.tensor(3)}
     tensors["head.weight"][0] = 0
     save_file(tensors, tmp_path / "a.safetensors")
     assert main(["compress", str(tmp_path / "a.safetensors"), "--out", str(tmp_path / "b"), "--bits", "16"]) == 0
