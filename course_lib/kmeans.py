@@ -41,10 +41,10 @@ def kmeans_1d(values: Tensor, k: int, init: Tensor | None = None, iterations: in
     edges = None
     for _ in range(iterations):
         before, edges = edges, _edges(ordered, centroids)
-        if before is not None and np.array_equal(edges, before):
+        if before is not None and (edges == before).all():
             break
-        counts = np.diff(edges)
-        centroids = np.where(counts > 0, np.diff(sums[edges]) / np.maximum(counts, 1), centroids)
+        counts, upto = edges[1:] - edges[:-1], sums[edges]
+        centroids = np.where(counts > 0, (upto[1:] - upto[:-1]) / np.maximum(counts, 1), centroids)
     centroids = torch.from_numpy(centroids.astype(np.float32)).to(values.device)
     codes = torch.bucketize(values, (centroids[1:] + centroids[:-1]) / 2, out_int32=True)
     return centroids, codes.to(code_type(k))
@@ -59,8 +59,10 @@ def _prefix_sums(ordered: np.ndarray) -> np.ndarray:
 
 def _edges(ordered: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """Cluster j holds ordered[edges[j] : edges[j + 1]]; (k + 1,)."""
-    inner = np.searchsorted(ordered, ((centroids[1:] + centroids[:-1]) / 2).astype(np.float32), side="right")
-    return np.concatenate([[0], inner, [len(ordered)]])
+    edges = np.zeros(len(centroids) + 1, np.int64)
+    edges[1:-1] = ordered.searchsorted(((centroids[1:] + centroids[:-1]) / 2).astype(np.float32), side="right")
+    edges[-1] = len(ordered)
+    return edges
 
 
 def _optimal_start(ordered: np.ndarray, sums: np.ndarray, k: int) -> np.ndarray:
