@@ -1,17 +1,23 @@
 """Physical removal of channels and neurons: a new, narrower network that computes the same as one with these channels at zero.
 
 torch-pruning traces which layers depend on each other (Fang et al. 2023, DepGraph); here is the clear interface over it.
+A narrower network remembers what was kept, so that `save` and `load` bring it back in another process.
 """
 
 import copy
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch_pruning
 from torch import Tensor, nn
 
+from course_lib.files import replacing
+
 CUTTABLE = (nn.Linear, nn.Conv2d)
+PLAN = "kept channels"  # key of the file's metadata
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class Coupling:
 
     producers: tuple[str, ...]  # row i of each one's weight makes channel i
     consumers: dict[str, Tensor]  # (C, r): the r input columns that read a channel, r > 1 behind a flatten
-    others: tuple[str, ...]  # batch norms, and whatever else holds parameters of these channels
+    others: dict[str, Tensor]  # (C, r): batch norms, and what else holds parameters of a channel: where in them
     is_output: bool  # whether they are, or are part of, what the network gives
 
 
@@ -44,21 +50,90 @@ def keep_channels(model: nn.Module, layer: str, keep: Sequence[int] | Tensor, ex
         ValueError: `layer` is unknown or unsuitable, makes the network's output, is read by a grouped convolution, or the
             narrower network does not run; `keep` is empty, out of range, with repetitions, or not of integers.
     """
-    kept = _indices(keep, layer, len(_layer(model, layer).weight))
+    return narrow(model, {layer: keep}, example_input)
+
+
+def narrow(model: nn.Module, kept: Mapping[str, Sequence[int] | Tensor], example_input: Tensor) -> nn.Module:
+    """`keep_channels` for several layers in one go: the network is traced once.
+
+    Args:
+        model: as for `keep_channels`.
+        kept: layer name -> its output channels to keep, numbered as in `model`.
+        example_input: a batch (N, ...) on the model's device.
+
+    Raises:
+        ValueError: what `keep_channels` refuses, or two of the layers make the same channels.
+    """
+    wanted = {layer: _indices(keep, layer, len(_layer(model, layer).weight)) for layer, keep in kept.items()}
     # torch-pruning follows gradients, whatever the caller's mode
     with torch.inference_mode(False), torch.enable_grad():
-        narrower, graph, group = _traced(model, layer, example_input)
-        _check_removable(narrower, layer, group)
-        gone = sorted(set(group[0].idxs) - set(kept))
-        if gone:
-            group.prune(gone)
-            _check_runs(narrower, layer, example_input)
+        narrower, graph = _traced(model, example_input)
+        cut: dict[str, str] = {}  # layer -> the layer on whose account it has been cut
+        for layer, keep in wanted.items():
+            if layer in cut:
+                raise ValueError(f"layers {cut[layer]!r} and {layer!r} make the same channels of a sum; name one of them")
+            group = _group(narrower, graph, layer)
+            _check_removable(narrower, layer, group)
+            cut |= dict.fromkeys(_producers(narrower, graph, group), layer)
+            gone = sorted(set(group[0].idxs) - set(keep))
+            if gone:
+                group.prune(gone)
+        _check_runs(narrower, list(wanted), example_input)
     for (_, copied), (_, original) in zip(narrower.named_modules(), model.named_modules(), strict=True):
         copied.training = original.training
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters(remove_duplicate=False)}
     for name, parameter in narrower.named_parameters():
         parameter.requires_grad_(trained[name])
+    step = dict(kept=wanted, input=list(example_input.shape), dtype=str(example_input.dtype).removeprefix("torch."))
+    narrower.surgery_steps = [*getattr(model, "surgery_steps", []), step]
     return narrower
+
+
+def save(model: nn.Module, path: str | Path) -> None:
+    """Writes a network, narrowed or not, as safetensors; the plan of kept channels lies in the file's metadata.
+
+    Args:
+        model: a network that `narrow` or `keep_channels` made, retrained or not.
+        path: the file; it is written aside and then takes its name.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(path) as scratch:
+        save_file(tensors, scratch, metadata={PLAN: json.dumps(getattr(model, "surgery_steps", []))})
+
+
+def load(path: str | Path, fresh_model: nn.Module) -> nn.Module:
+    """The network of a file of `save`: the plan is replayed on a copy of `fresh_model`, then the weights are read.
+
+    Args:
+        path: a file of `save`.
+        fresh_model: the network before any surgery, whatever its weights; it is left as it was. Its device is the result's.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no file of `save`, or of another network; the message names what differs.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"path is {str(path)!r}; there is no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            steps = json.loads((file.metadata() or {})[PLAN])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+    except (SafetensorError, KeyError, ValueError) as reason:
+        raise ValueError(f"{path} is damaged, or was not written by surgery.save ({reason!r})") from reason
+    model = copy.deepcopy(fresh_model)
+    device = next(model.parameters()).device
+    for step in steps:
+        example = torch.zeros(step["input"], dtype=getattr(torch, step["dtype"]), device=device)
+        model = narrow(model, step["kept"], example)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as reason:
+        raise ValueError(f"{path} holds another network than fresh_model: {reason}") from reason
+    return model
 
 
 def coupling(model: nn.Module, layer: str, example_input: Tensor) -> Coupling:
@@ -69,28 +144,25 @@ def coupling(model: nn.Module, layer: str, example_input: Tensor) -> Coupling:
     Raises:
         ValueError: `layer` is unknown or unsuitable.
     """
-    channels = len(_layer(model, layer).weight)
-    producers, others = [], []
-    consumers: dict[str, Tensor] = {}
+    _layer(model, layer)
     with torch.inference_mode(False), torch.enable_grad():
-        traced, graph, group = _traced(model, layer, example_input)
-    names = {module: name for name, module in traced.named_modules()}
-    for item in group.items:
-        module = item.dep.target.module
-        if module not in names:  # an operation without parameters: addition, activation, reshaping
-            continue
-        if _is_plain(module) and graph.is_in_channel_pruning_fn(item.dep.handler):
-            consumers[names[module]] = _columns(item, channels)
-        elif _is_plain(module) and item.idxs == list(range(channels)):
-            producers.append(names[module])
-        else:
-            others.append(names[module])
-    is_output = any(item.dep.target.type == torch_pruning.ops.OPTYPE.OUTPUT for item in group.items)
-    return Coupling(tuple(producers), consumers, tuple(others), is_output)
+        traced, graph = _traced(model, example_input)
+        return _describe(traced, graph, _group(traced, graph, layer))
 
 
-def _traced(model: nn.Module, layer: str, example_input: Tensor):
-    """A copy of the model in evaluation mode, its dependency graph, and the group of all output channels of a layer."""
+def couplings(model: nn.Module, example_input: Tensor) -> dict[str, Coupling]:
+    """`coupling` of every ungrouped dense layer and 2-d convolution that takes part in the computation, from one trace."""
+    with torch.inference_mode(False), torch.enable_grad():
+        traced, graph = _traced(model, example_input)
+        return {
+            name: _describe(traced, graph, _group(traced, graph, name))
+            for name, module in traced.named_modules()
+            if _is_plain(module) and module in graph.module2node
+        }
+
+
+def _traced(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, torch_pruning.DependencyGraph]:
+    """A copy of the model in evaluation mode, and its dependency graph."""
     copied = copy.deepcopy(model).requires_grad_(True)
     graph = torch_pruning.DependencyGraph()
     graph.build_dependency(
@@ -99,11 +171,49 @@ def _traced(model: nn.Module, layer: str, example_input: Tensor):
         # one operation more behind every output: so each has a node of its own, whatever makes it
         output_transform=lambda outputs: [output * 1 for output in torch_pruning.utils.flatten_as_list(outputs)],
     )
-    module = copied.get_submodule(layer)
+    return copied, graph
+
+
+def _group(traced: nn.Module, graph: torch_pruning.DependencyGraph, layer: str) -> torch_pruning.Group:
+    """Everything that goes when all output channels of a layer go."""
+    module = traced.get_submodule(layer)
     if module not in graph.module2node:
         raise ValueError(f"layer {layer!r} takes no part in what the model computes from example_input")
     cut = graph.get_pruner_of_module(module).prune_out_channels
-    return copied, graph, graph.get_pruning_group(module, cut, list(range(len(module.weight))))
+    return graph.get_pruning_group(module, cut, list(range(len(module.weight))))
+
+
+def _describe(traced: nn.Module, graph: torch_pruning.DependencyGraph, group: torch_pruning.Group) -> Coupling:
+    names = {module: name for name, module in traced.named_modules()}
+    producers = _producers(traced, graph, group)
+    consumers: dict[str, Tensor] = {}
+    others: dict[str, Tensor] = {}
+    for item in group.items:
+        name = names.get(item.dep.target.module)
+        if name is None:  # an operation without parameters: addition, activation, reshaping
+            continue
+        if _reads(graph, item):
+            consumers[name] = _columns(item, len(group[0].idxs))
+        elif name not in producers:
+            others[name] = _columns(item, len(group[0].idxs))
+    is_output = any(item.dep.target.type == torch_pruning.ops.OPTYPE.OUTPUT for item in group.items)
+    return Coupling(producers, consumers, others, is_output)
+
+
+def _producers(traced: nn.Module, graph: torch_pruning.DependencyGraph, group: torch_pruning.Group) -> tuple[str, ...]:
+    """Layers of the group that make all of its channels, in its order."""
+    names = {module: name for name, module in traced.named_modules()}
+    everything = list(range(len(group[0].idxs)))
+    return tuple(
+        names[item.dep.target.module]
+        for item in group.items
+        if _is_plain(item.dep.target.module) and not _reads(graph, item) and item.idxs == everything
+    )
+
+
+def _reads(graph: torch_pruning.DependencyGraph, item) -> bool:
+    """Whether a member of a group is a dense layer or ungrouped convolution that loses inputs."""
+    return _is_plain(item.dep.target.module) and graph.is_in_channel_pruning_fn(item.dep.handler)
 
 
 def _check_removable(model: nn.Module, layer: str, group: torch_pruning.Group) -> None:
@@ -121,16 +231,20 @@ def _check_removable(model: nn.Module, layer: str, group: torch_pruning.Group) -
             )
 
 
-def _check_runs(narrower: nn.Module, layer: str, example_input: Tensor) -> None:
+def _check_runs(narrower: nn.Module, layers: Sequence[str], example_input: Tensor) -> None:
     """Refuses what the trace does not show: widths that are numbers in the code, and the network's own input in a sum."""
     try:
         with torch.no_grad():
             narrower(example_input)
     except RuntimeError as error:
         raise ValueError(
-            f"layer {layer!r} cannot be narrowed: the model's forward has its width written into it, or adds the network's "
+            f"{_named(layers)} cannot be narrowed: the model's forward has its width written into it, or adds the network's "
             f"input to its channels ({error})"
         ) from error
+
+
+def _named(layers: Sequence[str]) -> str:
+    return f"layer{'s' * (len(layers) > 1)} {', '.join(map(repr, layers))}"
 
 
 def _indices(keep: Sequence[int] | Tensor, layer: str, channels: int) -> list[int]:

@@ -1,19 +1,26 @@
-"""Removed equals masked, for every layer of the course's networks; the old network is left; impossible requests are refused."""
+"""Removed equals masked, for layers of the course's networks and torchvision's; impossible requests are refused."""
 
 import copy
+import random
+import subprocess
+import sys
+import warnings
 from collections import OrderedDict
 
 import pytest
 import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from course_lib import models, surgery
 
 
 def with_statistics(name: str) -> nn.Module:
-    """A network whose batch norms have something to say, in float64 and evaluation mode."""
+    """A network, ours or torchvision's, whose batch norms have something to say, in float64 and evaluation mode."""
     torch.manual_seed(0)
-    model = models.build(name)
+    model = models.build(name) if name in models.NETWORKS else torchvision.models.get_model(name, weights=None)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.running_mean.normal_(std=0.1)
@@ -27,20 +34,23 @@ def silenced(model: nn.Module, layer: str, gone: list[int], example: torch.Tenso
     """The channels at zero, in every layer that makes them and in the batch norms on their way."""
     model = copy.deepcopy(model)
     tied = surgery.coupling(model, layer, example)
-    for name in (*tied.producers, *tied.others):
+    places = dict.fromkeys(tied.producers, torch.tensor(gone, dtype=torch.int64)) | {
+        name: rows[gone].flatten() for name, rows in tied.others.items()
+    }
+    for name, rows in places.items():
         module = model.get_submodule(name)
-        module.weight.data[gone] = 0
+        module.weight.data[rows] = 0
         if module.bias is not None:
-            module.bias.data[gone] = 0
+            module.bias.data[rows] = 0
     return model
 
 
 CASES = [
     (name, layer)
-    for name in ("lenet-300-100", "lenet-5", "vgg-small", "resnet-20")
+    for name in ("lenet-300-100", "lenet-5", "vgg-small", "vgg-16", "resnet-20")
     for layer, module in models.build(name).named_modules()
     if isinstance(module, surgery.CUTTABLE) and module.weight.shape[0] != 10
-] + [("vgg-16", "conv13"), ("vgg-16", "fc1"), ("resnet-56", "stage2.0.conv2"), ("resnet-56", "stage3.8.conv1")]
+] + [("resnet-56", layer) for layer in ("stage1.4.conv1", "stage1.8.conv2", "stage2.0.conv2", "stage3.8.conv1")]
 
 
 @pytest.mark.parametrize(("name", "layer"), CASES)
@@ -56,6 +66,131 @@ def test_removed_equals_masked(name, layer):
         torch.testing.assert_close(narrower(example), silenced(model, layer, gone, example)(example), atol=1e-9, rtol=1e-7)
     assert len(narrower.get_submodule(layer).weight) == len(keep)
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_channels_of_any_layers_at_once(data):
+    """Several layers of any of the course's networks, narrowed in one go, whatever is kept of each."""
+    name = data.draw(st.sampled_from(["lenet-300-100", "lenet-5", "vgg-small", "resnet-20"]))
+    model, example = with_statistics(name), models.example_input(name, 2).double()
+    tied = surgery.couplings(model, example)
+    free = [layer for layer, found in tied.items() if found.producers == (layer,) and not found.is_output]
+    chosen = data.draw(st.lists(st.sampled_from(free), min_size=1, max_size=4, unique=True))
+    silent, kept = model, {}
+    for layer in chosen:
+        channels = list(range(len(model.get_submodule(layer).weight)))
+        kept[layer] = data.draw(st.lists(st.sampled_from(channels), min_size=1, unique=True))
+        silent = silenced(silent, layer, [channel for channel in channels if channel not in kept[layer]], example)
+    narrower = surgery.narrow(model, kept, example)
+    with torch.no_grad():
+        torch.testing.assert_close(narrower(example), silent(example), atol=1e-9, rtol=1e-7)
+
+
+# name -> side of the image; the features of the first networks are the smallest they accept
+TORCHVISION = {
+    "resnet18": 32, "resnet50": 32, "vgg11_bn": 32, "alexnet": 63, "densenet121": 32, "squeezenet1_1": 32, "mobilenet_v2": 32,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_removed_equals_masked_in_torchvisions_networks(name):
+    """The first and last layer of each that make channels which can go, and others drawn by a fixed seed, of giants only one."""
+    model = with_statistics(name)
+    example = torch.randn(2, 3, TORCHVISION[name], TORCHVISION[name], dtype=torch.float64)
+    tied = surgery.couplings(model, example)
+    removable = [layer for layer, found in tied.items() if found.consumers and not found.is_output]
+    giant = sum(parameter.numel() for parameter in model.parameters()) > 5e7
+    drawn = random.Random(0).sample(removable[1:-1], 1 if giant else 5)
+    for layer in (removable[0], *drawn, removable[-1]):
+        channels = len(model.get_submodule(layer).weight)
+        gone = torch.randperm(channels, generator=torch.Generator().manual_seed(1))[: channels // 3].tolist()
+        narrower = surgery.keep_channels(model, layer, sorted(set(range(channels)) - set(gone)), example)
+        with torch.no_grad():
+            wanted, whole = silenced(model, layer, gone, example)(example), model(example)
+            torch.testing.assert_close(narrower(example), wanted, atol=1e-9, rtol=1e-7)
+        assert not torch.allclose(wanted, whole, atol=1e-9), "nothing was at stake"
+
+
+def test_an_output_of_torchvisions_networks_is_refused():
+    for name, layer in {"resnet18": "fc", "squeezenet1_1": "classifier.1", "mobilenet_v2": "classifier.1"}.items():
+        model = torchvision.models.get_model(name, weights=None).eval()
+        with pytest.raises(ValueError, match=f"{layer}.*output"):
+            surgery.keep_channels(model, layer, [0, 1], torch.randn(1, 3, 64, 64))
+
+
+def pruned_vgg() -> nn.Module:
+    """vgg-small narrowed twice, then 'retrained': its weights are new."""
+    model, example = with_statistics("vgg-small").float(), models.example_input("vgg-small")
+    model = surgery.narrow(model, dict(conv2=[0, 3, 4, 30], conv6=range(9)), example)
+    model = surgery.keep_channels(model, "conv2", [1, 3], example)
+    for parameter in model.parameters():
+        parameter.data.add_(0.01 * torch.randn_like(parameter))
+    return model
+
+
+def test_a_narrow_network_is_loaded_in_a_fresh_process(tmp_path):
+    model, images = pruned_vgg(), models.example_input("vgg-small", 4)
+    surgery.save(model, tmp_path / "pruned.safetensors")
+    torch.save(images, tmp_path / "images.pt")
+    script = (
+        "import sys, torch; from course_lib import models, surgery; torch.manual_seed(5); folder = sys.argv[1]\n"
+        "model = surgery.load(folder + '/pruned.safetensors', models.build('vgg-small')).eval()\n"
+        "assert model.surgery_steps[1]['kept'] == {'conv2': [1, 3]}\n"
+        "torch.save(model(torch.load(folder + '/images.pt')).detach(), folder + '/scores.pt')"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    assert torch.equal(torch.load(tmp_path / "scores.pt"), model(images).detach())
+
+
+def test_the_file_is_smaller_and_a_network_that_was_never_narrowed_has_one_too(tmp_path):
+    whole = models.build("vgg-small")
+    surgery.save(whole, tmp_path / "whole.safetensors")
+    surgery.save(pruned_vgg(), tmp_path / "pruned.safetensors")
+    assert torch.equal(surgery.load(tmp_path / "whole.safetensors", models.build("vgg-small")).fc.weight, whole.fc.weight)
+    sizes = [sum(4 * p.numel() for p in model.state_dict().values()) for model in (whole, pruned_vgg())]
+    saved = (tmp_path / "whole.safetensors").stat().st_size - (tmp_path / "pruned.safetensors").stat().st_size
+    assert saved == pytest.approx(sizes[0] - sizes[1], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-7]), "damaged"),
+        (lambda path: path.write_bytes(b"no safetensors"), "damaged"),
+        (lambda path: __import__("safetensors.torch").torch.save_file({"a": torch.ones(1)}, path), "not written by surgery.save"),
+    ],
+)
+def test_a_spoilt_file_is_refused(tmp_path, spoil, message):
+    path = tmp_path / "pruned.safetensors"
+    surgery.save(pruned_vgg(), path)
+    spoil(path)
+    with pytest.raises(ValueError, match=message):
+        surgery.load(path, models.build("vgg-small"))
+
+
+def test_a_file_of_another_network_or_none_is_refused(tmp_path):
+    path = tmp_path / "pruned.safetensors"
+    surgery.save(pruned_vgg(), path)
+    with pytest.raises(ValueError, match="conv2"):
+        surgery.load(path, models.build("resnet-20"))
+    surgery.save(models.build("lenet-5"), path)
+    with pytest.raises(ValueError, match="holds another network"):
+        surgery.load(path, models.build("vgg-small"))
+    with pytest.raises(FileNotFoundError, match="none.safetensors"):
+        surgery.load(tmp_path / "none.safetensors", models.build("vgg-small"))
+
+
+def test_a_narrow_network_is_exported_to_onnx(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model, images = pruned_vgg().eval(), models.example_input("vgg-small", 3)
+    path = tmp_path / "pruned.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        torch.onnx.export(model, (images,), path, input_names=["images"], dynamo=True, external_data=False, verbose=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    torch.testing.assert_close(torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), model(images).detach())
 
 
 def test_what_is_tied_by_hand():
@@ -94,6 +229,12 @@ def test_it_works_without_gradients_and_keeps_modes_and_flags(mode):
 def test_impossible_requests_name_the_layer(layer, keep, message):
     with pytest.raises(ValueError, match=message):
         surgery.keep_channels(models.build("lenet-5"), layer, keep, models.example_input("lenet-5"))
+
+
+def test_two_layers_of_one_sum_are_not_cut_in_one_go():
+    plan = {"stage2.0.conv2": range(16), "stage2.2.conv2": range(16)}
+    with pytest.raises(ValueError, match=r"stage2\.0\.conv2.*stage2\.2\.conv2.*same channels"):
+        surgery.narrow(models.build("resnet-20"), plan, models.example_input("resnet-20"))
 
 
 def test_a_depthwise_layer_is_not_cut_on_its_own():
