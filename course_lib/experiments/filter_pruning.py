@@ -1,0 +1,260 @@
+"""The runs behind notebook 04: Li et al. 2017, on vgg-small and ResNet-20 with CIFAR-10.
+
+A setting's 'kind' says which question it answers; `run` turns it into a row. At paper scale the networks are the paper's,
+VGG-16 and ResNet-56, whose baselines are trained first; that needs a GPU and has not been run here. On the CPU retraining
+computes in bfloat16, as the baselines did.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from course_lib import cost, data, models, surgery
+from course_lib.data import Splits
+from course_lib.files import replacing
+from course_lib.papers import filter_pruning as paper
+from course_lib.training import evaluate, fit
+
+# Table 1: error in percent, and how much less of MACs and parameters, in percent
+PAPER = {
+    ("vgg-16", "baseline"): (6.75, 0, 0), ("vgg-16", "A"): (6.60, 34.2, 64.0), ("vgg-16", "A scratch"): (6.88, 34.2, 64.0),
+    ("resnet-56", "baseline"): (6.96, 0, 0), ("resnet-56", "A"): (6.90, 10.4, 9.4), ("resnet-56", "B"): (6.94, 27.6, 13.7),
+    ("resnet-56", "B scratch"): (8.69, 27.6, 13.7),
+}  # fmt: skip
+LIKE = {"vgg-small": "vgg-16", "resnet-20": "resnet-56"}  # ours -> the paper's network of the same kind
+
+
+def first_layers(blocks: int, shares: tuple[float, float, float], skip: tuple[int, ...]) -> dict[str, float]:
+    """A plan for the CIFAR ResNet of 3 stages: a share a stage for the blocks' first layers, but for those that are skipped.
+
+    Layers are numbered as in the paper: conv1 is 1, so a block's first layer has an even number.
+    """
+    names = [f"stage{stage}.{block}.conv1" for stage in (1, 2, 3) for block in range(blocks)]
+    plan = {2 * (i + 1): (name, shares[i // blocks]) for i, name in enumerate(names)}
+    return {name: share for number, (name, share) in plan.items() if number not in skip}
+
+
+PLANS: dict[str, dict[str, dict[str, float]]] = {
+    "vgg-16": {"A": {f"conv{i}": 0.5 for i in (1, *range(8, 14))}},
+    "resnet-56": {
+        "A": first_layers(9, (0.1, 0.1, 0.1), (16, 20, 38, 54)),
+        "B": first_layers(9, (0.6, 0.3, 0.1), (16, 18, 20, 34, 38, 54)),
+    },
+    # the first and the last layers, as in VGG-16-A; and all, by their sensitivity
+    "vgg-small": {
+        "A": dict(conv1=0.5, conv5=0.5, conv6=0.5),
+        "B": dict(conv1=0.5, conv2=0.1, conv3=0.2, conv4=0.2, conv5=0.5, conv6=0.7),
+    },
+    # by sensitivity: the middle stage gives most
+    "resnet-20": {
+        "A": first_layers(3, (0.1, 0.1, 0.1), ()),
+        "B": dict(zip(first_layers(3, (0, 0, 0), ()), (0.3, 0.2, 0.1, 0.3, 0.6, 0.6, 0.1, 0.5, 0.2), strict=True)),
+    },
+}
+SHARES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)  # of the sensitivity scan
+CRITERIA = ("smallest L1", "smallest L2", "greedy L1", "random", "largest L1", "mean std")
+RETRAINING = dict(lr=0.05, schedule="linear", augment="crop-flip")
+PAPERS_RETRAINING = dict(lr=0.001, schedule="constant", augment="crop-flip")
+SCRATCH = {"vgg-small": 0.1, "vgg-16": 0.1, "resnet-20": 0.2, "resnet-56": 0.2}  # lr, one cycle, as the baselines
+
+
+def budget(scale: str) -> dict:
+    """How much work each kind of run does at a scale: networks, epochs of retraining and from scratch, images of the scan."""
+    return {
+        "smoke": dict(
+            networks=("vgg-small",), epochs={"vgg-small": 1}, scratch={"vgg-small": 1}, short=1, images=200,
+        ),
+        "lesson": dict(
+            networks=("vgg-small", "resnet-20"), epochs={"vgg-small": 10, "resnet-20": 10},
+            scratch={"vgg-small": 40, "resnet-20": 50}, short=3, images=1000,
+        ),
+        "paper": dict(
+            networks=("vgg-16", "resnet-56"), epochs=dict.fromkeys(("vgg-16", "resnet-56"), 40),
+            scratch=dict.fromkeys(("vgg-16", "resnet-56"), 160), short=20, images=5000,
+        ),
+    }[scale]  # fmt: skip
+
+
+def grid(scale: str) -> list[dict]:
+    """All settings, those that the notebook leans on most first; smoke scale keeps the small network."""
+    networks = budget(scale)["networks"]
+    main = {network: "B" if network.startswith("resnet") else "A" for network in networks}  # the plan to compare with scratch
+    pruned = [dict(kind="pruned", network=network, plan=plan) for network in networks for plan in PLANS[network]]
+    pruned.sort(key=lambda setting: main[setting["network"]] != setting["plan"])
+    scratch = [
+        dict(kind=kind, network=network, plan=plan) for kind in ("scratch, short", "scratch") for network, plan in main.items()
+    ]
+    scans = [dict(kind="scan", network=network) for network in networks]
+    criteria = [dict(kind="criterion", network=networks[0], criterion=criterion) for criterion in CRITERIA]
+    rounds = [dict(kind="rounds", network=networks[0], rounds=rounds) for rounds in (1, 4)]
+    published = [dict(kind="as published", network=networks[0], plan=main[networks[0]])]
+    settings = pruned[:2] + scans + criteria + rounds + published + scratch[:-1] + pruned[2:] + scratch[-1:]
+    return [dict(name=" ".join(str(value) for value in setting.values()), **setting) for setting in settings]
+
+
+def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
+    """One row: `setting` is an entry of `grid`. Raises ValueError for an unknown kind."""
+    kinds = {
+        "scan": scan, "criterion": criterion, "rounds": rounds, "pruned": pruned, "as published": pruned,
+        "scratch": scratch, "scratch, short": scratch,
+    }  # fmt: skip
+    if setting["kind"] not in kinds:
+        raise ValueError(f"kind is {setting['kind']!r}; known are {', '.join(kinds)}")
+    splits = data.load("cifar10", device=device)
+    start = time.perf_counter()
+    model = baseline(setting["network"], splits, budget(scale), seed)
+    figures = kinds[setting["kind"]](setting, model, splits, budget(scale), seed)
+    error = round(100 * (1 - evaluate(model, splits.test)), 4)
+    return {"data set": splits.name, "baseline_error": error} | figures | dict(run_seconds=round(time.perf_counter() - start))
+
+
+def pruned(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
+    """The paper's table 1: one-shot pruning by a plan, and retraining; of seed 0 the network is written to `checkpoint`."""
+    plan = PLANS[setting["network"]][setting["plan"]]
+    how = PAPERS_RETRAINING if setting["kind"] == "as published" else RETRAINING
+    result = paper.prune_and_retrain(
+        model, splits, plan, epochs=work["epochs"][setting["network"]], seed=seed, progress=False,
+        precision=torch.bfloat16, **how,
+    )  # fmt: skip
+    if seed == 0 and setting["kind"] == "pruned" and splits.name == "cifar10":
+        surgery.save(result.model, checkpoint(setting["network"], splits.name, setting["plan"]))
+    return sizes(model, result.model, splits) | dict(
+        error_before=round(100 * (1 - result.rounds[0]["pruned"]), 4),
+        error=round(100 * (1 - result.rounds[-1]["retrained"]), 4),
+        epochs=work["epochs"][setting["network"]],
+    )
+
+
+def checkpoint(network: str, dataset: str, plan: str) -> Path:
+    """Where the pruned and retrained network of a plan lies, for `surgery.load`."""
+    return models.CHECKPOINTS / f"{network}.{dataset}.filters-{plan}.safetensors"
+
+
+def scratch(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
+    """The shape of a plan from random weights: as many epochs as the baseline had, or as retraining has ('short')."""
+    network = setting["network"]
+    epochs = (work["epochs"] if setting["kind"] == "scratch, short" else work["scratch"])[network]
+    torch.manual_seed(seed + 1000)
+    fresh = models.build(network).to(splits.test.images.device)
+    shape = paper.pruned(fresh, PLANS[network][setting["plan"]], splits.test.images[:1])
+    state = Path("build/experiments") / f"filter-pruning {setting['name']} {seed}.pt"
+    fit(
+        shape, splits, epochs=epochs, lr=SCRATCH[network], augment="crop-flip", seed=seed, progress=False,
+        precision=torch.bfloat16, resume_from=state,
+    )  # fmt: skip
+    state.unlink()
+    error = round(100 * (1 - evaluate(shape, splits.test)), 4)
+    return sizes(model, shape, splits) | dict(error=error, epochs=epochs)
+
+
+def scan(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
+    """Sensitivity of every layer (figures 2b and 6), on training images: the test set takes no part in the choice."""
+    curves = paper.sensitivity(model, splits.train.take(work["images"], seed), SHARES)
+    return dict(shares=list(SHARES), curves={name: [round(a, 4) for a in curve.tolist()] for name, curve in curves.items()})
+
+
+def criterion(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
+    """Half of the filters of every layer by one criterion, then a short retraining (sections 4.2 to 4.4)."""
+    plan = dict.fromkeys(paper.prunable_layers(model, splits.test.images[:1]), 0.5)
+    kept = chosen(model, splits, plan, setting["criterion"], work["images"], seed)
+    narrow = surgery.narrow(model, kept, splits.test.images[:1])
+    before = evaluate(narrow, splits.test)
+    fit(narrow, splits, epochs=work["short"], seed=seed, progress=False, precision=torch.bfloat16, **RETRAINING)
+    return sizes(model, narrow, splits) | dict(
+        error_before=round(100 * (1 - before), 4), error=round(100 * (1 - evaluate(narrow, splits.test)), 4)
+    )
+
+
+def chosen(
+    model: nn.Module, splits: Splits, plan: Mapping[str, float], criterion: str, images: int, seed: int
+) -> dict[str, Tensor]:
+    """The filters that a criterion of CRITERIA, or of `paper.CRITERIA`, keeps."""
+    example = splits.train.images[:1]
+    by_norm = {
+        "smallest L1": dict(strategy="independent"),
+        "smallest L2": dict(strategy="independent", p=2),
+        "greedy L1": dict(strategy="greedy"),
+    }
+    if criterion in by_norm:
+        return paper.select_filters(model, plan, example_input=example, **by_norm[criterion])
+    weights = {layer: model.get_submodule(layer).weight for layer in plan}
+    if criterion == "random":
+        random = torch.Generator().manual_seed(seed)
+        scores = {layer: torch.rand(len(weight), generator=random) for layer, weight in weights.items()}
+    elif criterion == "largest L1":
+        scores = {layer: -paper.filter_norms(weight) for layer, weight in weights.items()}
+    else:
+        maps = paper.feature_map_scores(model, splits.train.take(images, seed), plan)
+        scores = {layer: maps[layer][criterion] for layer in plan}
+    return {layer: paper.strongest(scores[layer], share) for layer, share in plan.items()}
+
+
+def rounds(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
+    """70 % of the filters of every layer, at once or in rounds, with the same number of epochs in all (section 3.4)."""
+    plan = dict.fromkeys(paper.prunable_layers(model, splits.test.images[:1]), 0.7)
+    result = paper.prune_and_retrain(
+        model, splits, plan, rounds=setting["rounds"], epochs=max(1, 2 * work["short"] // setting["rounds"]), seed=seed,
+        progress=False, precision=torch.bfloat16, **RETRAINING,
+    )  # fmt: skip
+    errors = [round(100 * (1 - row["retrained"]), 4) for row in result.rounds]
+    return sizes(model, result.model, splits) | dict(errors=errors, error=errors[-1])
+
+
+def sizes(model: nn.Module, narrow: nn.Module, splits: Splits) -> dict:
+    """MACs and parameters before and after."""
+    before, after = (cost.count(network, splits.test.images[:1]) for network in (model, narrow))
+    return dict(
+        macs=int(before.MACs.sum()), macs_left=int(after.MACs.sum()),
+        parameters=int(before.weights.sum()), parameters_left=int(after.weights.sum()),
+    )  # fmt: skip
+
+
+def baseline(network: str, splits: Splits, work: Mapping, seed: int) -> nn.Module:
+    """The committed network for the data set in use; the paper's networks have none, and are trained once into build/."""
+    device = splits.test.images.device
+    if network in LIKE:
+        return models.pretrained(network, splits.name).to(device)
+    path = Path("build/baselines") / f"{network}.{splits.name}.seed{seed}.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            torch.manual_seed(seed)
+            model = models.build(network).to(device)
+            fit(
+                model, splits, epochs=work["scratch"][network], lr=SCRATCH[network], augment="crop-flip", seed=seed,
+                progress=False, resume_from=path.with_suffix(".state"),
+            )  # fmt: skip
+            with replacing(path) as scratch_file:
+                torch.save(model.state_dict(), scratch_file)
+    model = models.build(network)
+    model.load_state_dict(torch.load(path, weights_only=True))
+    return model.to(device).eval()
+
+
+def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """'paper / here' for table 1."""
+    table = []
+    wanted = rows[rows.kind.isin(["pruned", "scratch"])]
+    for (network, plan, kind), group in wanted.groupby(["network", "plan", "kind"], sort=True):
+        variant = plan + (" scratch" if kind == "scratch" else "")
+        like = LIKE.get(network, network)
+        cited, dense = PAPER.get((like, variant)), PAPER[like, "baseline"]
+        table.append(
+            {
+                "network": f"{network}-{variant}",
+                "data set": ", ".join(sorted(set(group["data set"]))),
+                "paper": f"{like}: {dense[0]:.2f} -> {cited[0]:.2f} %" if cited else "-",
+                "MACs less, paper": f"{cited[1]} %" if cited else "-",
+                "here": f"{group.baseline_error.mean():.2f} -> {group.error.mean():.2f} %",
+                "MACs less, here": f"{100 * (1 - group.macs_left / group.macs).mean():.1f} %",
+                "parameters less": f"{100 * (1 - group.parameters_left / group.parameters).mean():.1f} %",
+                "epochs": ", ".join(str(int(n)) for n in sorted(set(group.epochs))),
+                "seeds": group.seed.nunique(),
+            }
+        )
+    return pd.DataFrame(table)

@@ -1,0 +1,269 @@
+"""Li et al. 2017: norms against NumPy, the choices against a plain loop, the residual rule, feature maps as stored."""
+
+import copy
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import nn
+
+from course_lib import cost, data, models, surgery
+from course_lib.experiments import filter_pruning as experiments
+from course_lib.papers import filter_pruning as paper
+from course_lib.training import History, evaluate
+
+numbers = st.floats(-100, 100, allow_subnormal=False)
+filters = arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 3), st.just(3), st.just(2)), elements=numbers)
+
+
+@pytest.fixture(scope="module")
+def splits() -> data.Splits:
+    whole = data.load("mnist-m")
+    return data.Splits(whole.train.take(256), whole.test.take(128), whole.name, whole.requested)
+
+
+@pytest.fixture(scope="module")
+def vgg() -> nn.Module:
+    return models.pretrained("vgg-small", "mnist-m")
+
+
+IMAGE = models.example_input("vgg-small")
+
+
+@given(filters, st.sampled_from([1, 2, 3]))
+def test_norms_are_numpys(weight, p):
+    expected = np.linalg.norm(weight.reshape(len(weight), -1), ord=p, axis=1)
+    np.testing.assert_allclose(paper.filter_norms(torch.from_numpy(weight), p).numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+@given(st.lists(numbers, min_size=1, max_size=12), st.floats(0, 0.999))
+def test_the_strongest_are_no_weaker_than_those_that_go(scores, share):
+    keep = paper.strongest(torch.tensor(scores, dtype=torch.float64), share).tolist()
+    gone = [score for i, score in enumerate(scores) if i not in keep]
+    assert keep == sorted(set(keep)) and len(keep) == max(1, int(len(scores) * (1 - share) + 1e-9))
+    assert not gone or min(scores[i] for i in keep) >= max(gone)
+
+
+@pytest.mark.parametrize(("n", "share", "left"), [(10, 0.9, 1), (10, 0.3, 7), (16, 0.1, 14), (64, 0.5, 32), (3, 0.99, 1)])
+def test_as_many_stay_as_the_paper_counts(n, share, left):
+    assert len(paper.strongest(torch.arange(n), share)) == left
+
+
+def test_among_equals_the_first_stay():
+    assert paper.strongest(torch.ones(4), 0.5).tolist() == [0, 1]
+
+
+def chain(widths: list[int], seed: int) -> nn.Module:
+    """Two convolutions, a flatten, and two dense layers, for images of 6 x 6."""
+    torch.manual_seed(seed)
+    a, b, c = widths
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(2, a, 3), relu1=nn.ReLU(), conv2=nn.Conv2d(a, b, 3), flatten=nn.Flatten(),
+            fc1=nn.Linear(4 * b, c), relu2=nn.ReLU(), fc2=nn.Linear(c, 3),
+        )
+    ).eval()  # fmt: skip
+
+
+def by_a_loop(model: nn.Module, plan: dict[str, float], greedy: bool) -> dict[str, list[int]]:
+    """The choice written out for `chain`: sums over the kernels of the maps that are left."""
+    kept, inputs = {}, list(range(2))
+    for layer in ("conv1", "conv2", "fc1"):
+        weight = model.get_submodule(layer).weight.detach().numpy()
+        if layer == "fc1":
+            weight = weight.reshape(len(weight), -1, 4)  # 4 positions of each map
+        read = inputs if greedy else range(weight.shape[1])
+        sums = [sum(np.abs(weight[j, i]).sum() for i in read) for j in range(len(weight))]
+        count = max(1, int(len(sums) * (1 - plan.get(layer, 0)) + 1e-9))
+        inputs = sorted(sorted(range(len(sums)), key=lambda j: -sums[j])[:count])
+        kept[layer] = inputs
+    return {layer: kept[layer] for layer in plan}
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.integers(1, 7), min_size=3, max_size=3),
+    st.dictionaries(st.sampled_from(["conv1", "conv2", "fc1"]), st.floats(0, 0.9), min_size=1),
+    st.sampled_from(paper.STRATEGIES),
+    st.integers(0, 99),
+)
+def test_the_choice_is_that_of_a_plain_loop(widths, plan, strategy, seed):
+    model = chain(widths, seed)
+    kept = paper.select_filters(model, plan, strategy, example_input=torch.zeros(1, 2, 6, 6))
+    assert list(kept) == list(plan)
+    assert {layer: indices.tolist() for layer, indices in kept.items()} == by_a_loop(model, plan, strategy == "greedy")
+
+
+def test_greedy_does_not_count_kernels_of_maps_that_are_gone():
+    model = chain([2, 2, 1], 0)
+    model.conv1.weight.data[0], model.conv1.weight.data[1] = 1.0, 0.1  # map 1 goes
+    model.conv2.weight.data[:] = torch.tensor([[1.0, 9.0], [2.0, 0.0]])[:, :, None, None]
+    plan, image = dict(conv1=0.5, conv2=0.5), torch.zeros(1, 2, 6, 6)
+    assert paper.select_filters(model, plan, "independent", example_input=image)["conv2"].tolist() == [0]
+    assert paper.select_filters(model, plan, "greedy", example_input=image)["conv2"].tolist() == [1]
+
+
+def test_the_projection_shortcut_chooses_for_all_that_a_sum_ties():
+    model = models.build("resnet-20")
+    model.stage2[0].shortcut.conv.weight.data *= torch.arange(32)[:, None, None, None] % 2 + 0.01  # the odd ones are large
+    for strategy in paper.STRATEGIES:
+        for layer in ("stage2.0.conv2", "stage2.0.shortcut.conv", "stage2.2.conv2"):
+            assert paper.select_filters(model, {layer: 0.5}, strategy)[layer].tolist() == list(range(1, 32, 2))
+    bottlenecks = torchvision.models.resnet50(weights=None)
+    bottlenecks.layer2[0].downsample[0].weight.data *= torch.arange(512)[:, None, None, None] % 2 + 0.01
+    kept = paper.select_filters(bottlenecks, {"layer2.3.conv3": 0.5}, example_input=torch.zeros(1, 3, 32, 32))
+    assert kept["layer2.3.conv3"].tolist() == list(range(1, 512, 2))
+
+
+@pytest.mark.parametrize("layer", ["conv1", "stage1.0.conv2", "stage1.2.conv2"])
+def test_what_passes_identity_shortcuts_only_stays_whole(layer):
+    with pytest.raises(ValueError, match=rf"'{layer}'.*identity shortcuts"):
+        paper.select_filters(models.build("resnet-20"), {layer: 0.5})
+
+
+def test_layers_that_can_be_pruned_by_name():
+    firsts = [f"stage{stage}.{block}.conv1" for stage in (1, 2, 3) for block in range(3)]
+    shortcuts = ["stage2.0.shortcut.conv", "stage3.0.shortcut.conv"]
+    assert sorted(paper.prunable_layers(models.build("resnet-20"))) == sorted(firsts + shortcuts)
+    assert paper.prunable_layers(models.build("vgg-small")) == [f"conv{i}" for i in range(1, 7)]
+    assert paper.prunable_layers(models.build("lenet-300-100")) == ["fc1", "fc2"]
+
+
+def test_a_whole_plan_runs_and_the_network_is_left(vgg):
+    before = copy.deepcopy(vgg.state_dict())
+    for network in (vgg, models.build("resnet-20").eval()):
+        plan = dict.fromkeys(paper.prunable_layers(network), 0.5)
+        narrow = paper.pruned(network, plan, IMAGE, "greedy")
+        assert {layer: len(narrow.get_submodule(layer).weight) for layer in plan} == {
+            layer: len(network.get_submodule(layer).weight) // 2 for layer in plan
+        }
+        assert narrow(IMAGE).shape == (1, 10)
+    assert all(torch.equal(value, vgg.state_dict()[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize(
+    ("plan", "strategy", "message"),
+    [
+        (dict(conv9=0.5), "greedy", "conv9.*conv1, conv2"),
+        (dict(fc=0.5), "independent", "'fc'.*output"),
+        (dict(conv1=1.0), "independent", r"share is 1.0.*\[0, 1\)"),
+        (dict(conv1=-0.1), "independent", r"share is -0.1"),
+        (dict(conv1=0.5), "global", "strategy is 'global'.*independent, greedy"),
+    ],
+)
+def test_bad_plans_are_refused(vgg, plan, strategy, message):
+    with pytest.raises(ValueError, match=message):
+        paper.select_filters(vgg, plan, strategy)
+
+
+@pytest.mark.parametrize(("weight", "p"), [(torch.ones(3), 1), (torch.ones(0, 3), 1), (torch.ones(2, 2), 0)])
+def test_bad_weights_and_norms_are_refused(weight, p):
+    with pytest.raises(ValueError, match="weight has shape|p is 0"):
+        paper.filter_norms(weight, p)
+
+
+def test_without_an_image_that_fits_one_is_asked_for():
+    with pytest.raises(ValueError, match="example_input is None.*28, 32, 224"):
+        paper.select_filters(nn.Sequential(nn.Linear(7, 4), nn.Linear(4, 2)), {"0": 0.5})
+
+
+def test_sensitivity_is_that_of_silenced_filters(vgg, splits):
+    """The oracle removes nothing: it zeroes the smallest filters and what the batch norm makes of them."""
+    shares, layers = (0.0, 0.5), ["conv2", "conv5"]
+    curves = paper.sensitivity(vgg, splits.test, shares, layers)
+    assert list(curves) == layers and curves["conv2"][0] == evaluate(vgg, splits.test)
+    for layer in layers:
+        silent = copy.deepcopy(vgg)
+        convolution, norm = silent.get_submodule(layer), silent.get_submodule(layer.replace("conv", "norm"))
+        gone = convolution.weight.detach().abs().sum((1, 2, 3)).argsort()[: len(convolution.weight) // 2]
+        for parameter in (convolution.weight, norm.weight, norm.bias):
+            parameter.data[gone] = 0
+        assert curves[layer][1] == pytest.approx(evaluate(silent, splits.test), abs=1 / 128)
+
+
+def test_rounds_end_at_the_width_of_one_shot(vgg, splits):
+    plan = dict(conv1=0.4, conv6=0.77)
+    results = {
+        rounds: paper.prune_and_retrain(vgg, splits, plan, rounds=rounds, epochs=1, lr=0.01, progress=False) for rounds in (1, 3)
+    }
+    widths = {rounds: [len(result.model.get_submodule(layer).weight) for layer in plan] for rounds, result in results.items()}
+    assert widths[1] == widths[3] == [int(32 * 0.6), int(128 * 0.23)]
+    assert [len(result.rounds) for result in results.values()] == [1, 3]
+    left = [row["filters_left"] for row in results[3].rounds]
+    assert left == sorted(left, reverse=True) and left[-1] == results[1].rounds[0]["filters_left"]
+    assert results[1].rounds[0]["retrained"] == evaluate(results[1].model, splits.test)
+
+
+def test_an_interrupt_ends_the_rounds(vgg, splits, monkeypatch):
+    monkeypatch.setattr(paper, "fit", lambda *_args, **_settings: History(interrupted=True))
+    result = paper.prune_and_retrain(vgg, splits, dict(conv1=0.5), rounds=4)
+    assert result.interrupted and len(result.rounds) == 1
+    with pytest.raises(ValueError, match="rounds is 0"):
+        paper.prune_and_retrain(vgg, splits, dict(conv1=0.5), rounds=0)
+
+
+@pytest.mark.parametrize("batch_size", [5, 128])
+def test_feature_map_scores_are_those_of_the_stored_maps(vgg, splits, batch_size):
+    split = splits.test.take(23)
+    scores = paper.feature_map_scores(vgg, split, ["conv1", "conv4"], batch_size)
+    for layer in ("conv1", "conv4"):
+        index = list(dict(vgg.named_children())).index(layer)
+        maps = (
+            vgg[: index + 1](split.images).detach().double().numpy().reshape(len(split.labels), -1, 32**2 if index == 0 else 256)
+        )
+        norms = np.sqrt((maps**2).sum(2))
+        expected = {
+            "mean": maps.mean((0, 2)), "mean std": maps.std(2).mean(0), "mean L1": np.abs(maps).sum(2).mean(0),
+            "mean L2": norms.mean(0), "variance of L2": norms.var(0),
+        }  # fmt: skip
+        assert tuple(scores[layer]) == paper.CRITERIA
+        for criterion, values in expected.items():
+            np.testing.assert_allclose(scores[layer][criterion].numpy(), values, rtol=1e-5, atol=1e-5)
+
+
+def test_feature_map_scores_need_a_convolution(vgg, splits):
+    with pytest.raises(ValueError, match="'fc'.*conv1, conv2"):
+        paper.feature_map_scores(vgg, splits.test, ["fc"])
+
+
+@pytest.mark.parametrize(
+    ("network", "plan", "macs", "parameters"),
+    [("vgg-16", "A", 34.2, 64.0), ("resnet-56", "A", 10.4, 9.4), ("resnet-56", "B", 27.6, 13.7)],
+)
+def test_the_papers_plans_cost_what_its_table_says(network, plan, macs, parameters):
+    """To a quarter of a point: our ResNets project where the width changes, the paper's do not."""
+    model, image = models.build(network).eval(), models.example_input(network)
+    narrow = paper.pruned(model, experiments.PLANS[network][plan], image)
+    before, after = cost.count(model, image), cost.count(narrow, image)
+    assert 100 * (1 - after.MACs.sum() / before.MACs.sum()) == pytest.approx(macs, abs=0.25)
+    assert 100 * (1 - after.weights.sum() / before.weights.sum()) == pytest.approx(parameters, abs=0.25)
+
+
+@pytest.mark.parametrize("criterion", experiments.CRITERIA)
+def test_every_criterion_keeps_half(vgg, splits, criterion):
+    plan = dict(conv2=0.5, conv3=0.5)
+    kept = experiments.chosen(vgg, splits, plan, criterion, images=20, seed=0)
+    assert {layer: len(indices) for layer, indices in kept.items()} == dict(conv2=16, conv3=32)
+    assert surgery.narrow(vgg, kept, IMAGE)(IMAGE).shape == (1, 10)
+
+
+def test_rows_of_every_kind(splits, monkeypatch, tmp_path):
+    """At smoke scale, on a few images: every kind gives a row, and the widths of its plan."""
+    monkeypatch.setattr(experiments.data, "load", lambda _name, device: splits)
+    monkeypatch.chdir(tmp_path)
+    rows = {
+        setting["kind"]: experiments.run(setting, seed=0, scale="smoke", device="cpu")
+        for setting in experiments.grid("smoke")[::-1]
+    }
+    assert set(rows) == {"pruned", "as published", "scan", "criterion", "rounds", "scratch", "scratch, short"}
+    assert all(row["data set"] == "mnist-m" and row["baseline_error"] < 20 for row in rows.values())
+    assert rows["scan"]["curves"]["conv1"][0] > 0.8
+    assert rows["as published"]["macs_left"] == rows["scratch"]["macs_left"] < 0.7 * rows["scratch"]["macs"]
+    assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("*.safetensors"))
+    with pytest.raises(ValueError, match="kind is 'none'"):
+        experiments.run(dict(kind="none"), seed=0, scale="smoke", device="cpu")
