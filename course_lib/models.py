@@ -65,7 +65,8 @@ def pretrained(name: str, dataset: str) -> nn.Module:
     model = build(name)
     path = CHECKPOINTS / f"{name}.{dataset}.safetensors"
     if not path.is_file():
-        there = ", ".join(sorted(p.name.removesuffix(".safetensors") for p in CHECKPOINTS.glob("*.safetensors")))
+        baselines = (path for path in CHECKPOINTS.glob("*.safetensors") if path.with_suffix(".json").is_file())
+        there = ", ".join(sorted(path.name.removesuffix(".safetensors") for path in baselines))
         raise FileNotFoundError(
             f"no checkpoint for network {name!r} on data set {dataset!r}; there are: {there or 'none'}. "
             "`python -m course_lib baselines` trains them"

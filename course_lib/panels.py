@@ -8,11 +8,12 @@ import torch
 from IPython.display import clear_output, display
 from torch import nn
 
+from course_lib import cost, surgery
 from course_lib.data import Split
 from course_lib.experiments import deep_compression as experiments
 from course_lib.experiments import vector_quantization
-from course_lib.papers import deep_compression, weight_pruning
-from course_lib.plots import COLOURS, VERMILION, matrices, stacked_bars, tiles
+from course_lib.papers import deep_compression, filter_pruning, weight_pruning
+from course_lib.plots import BLUE, COLOURS, VERMILION, matrices, stacked_bars, tiles
 from course_lib.training import evaluate
 
 
@@ -128,6 +129,45 @@ def file_panel(model: nn.Module, split: Split):
         "coder": ipywidgets.Dropdown(options=["fixed", "huffman", "ans"], value="huffman", description="coder"),
     }
     return _panel(controls, lambda chosen: file_view(model, split, **chosen))
+
+
+def filters_view(model: nn.Module, split: Split, layer: str, share: float, order: str) -> plt.Figure:
+    """The norms of a layer's filters, which of them go, and what that costs and saves without retraining.
+
+    Args:
+        model: a trained network; it is left as it was.
+        split: what the accuracy is measured on.
+        layer: name of a layer of `filter_pruning.prunable_layers`.
+        share: of its filters to prune, in [0, 1).
+        order: 'smallest', 'random' or 'largest' first.
+    """
+    norms = filter_pruning.filter_norms(model.get_submodule(layer).weight).cpu()
+    random = torch.rand(len(norms), generator=torch.Generator().manual_seed(0))
+    keep = filter_pruning.strongest({"smallest": norms, "random": random, "largest": -norms}[order], share)
+    image = split.images[:1]
+    narrow = surgery.narrow(model, {layer: keep}, image)
+    macs = 1 - cost.count(narrow, image).MACs.sum() / cost.count(model, image).MACs.sum()
+    descending = norms.argsort(descending=True)
+    colours = [BLUE if filter in keep.tolist() else VERMILION for filter in descending.tolist()]
+    fig, ax = plt.subplots(figsize=(7.0, 2.7))
+    ax.bar(range(len(norms)), norms[descending].tolist(), color=colours)
+    ax.set(xlabel=f"filters of {layer}, by norm (blue stays, vermilion goes)", ylabel="L1 norm")
+    accuracy = f"accuracy {evaluate(model, split):.1%} -> {evaluate(narrow, split):.1%} on {len(split.labels):,} images"
+    ax.set_title(f"{len(norms) - len(keep)} of {len(norms)} filters go: {macs:.1%} fewer MACs, {accuracy}")
+    return fig
+
+
+def filters_panel(model: nn.Module, split: Split):
+    """Layer, share and order over `filters_view`; gives an ipywidgets box."""
+    import ipywidgets
+
+    layers = filter_pruning.prunable_layers(model, split.images[:1])
+    controls = {
+        "layer": ipywidgets.Dropdown(options=layers, value=layers[-1], description="layer"),
+        "share": ipywidgets.FloatSlider(0.5, min=0.0, max=0.95, step=0.05, description="pruned", continuous_update=False),
+        "order": ipywidgets.Dropdown(options=["smallest", "random", "largest"], value="smallest", description="first go"),
+    }
+    return _panel(controls, lambda chosen: filters_view(model, split, **chosen))
 
 
 def _panel(sliders: Mapping[str, object], view: Callable[[Mapping[str, float]], plt.Figure]):

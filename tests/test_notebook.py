@@ -69,6 +69,17 @@ def test_the_panels_view_counts_what_is_left():
     assert torch.equal(model.fc1.weight, before)
 
 
+def test_the_filters_view_counts_what_goes():
+    env = notebook.start("cifar10")
+    model, few = env.baseline("vgg-small"), env.splits.test.take(50)
+    fig = panels.filters_view(model, few, "conv6", 0.25, "largest")
+    assert fig.axes[0].get_title("left").startswith("32 of 128 filters go: 6.1% fewer MACs")  # conv6 has 9.4 of 38.6 M
+    heights = [bar.get_height() for bar in fig.axes[0].patches]
+    assert heights == sorted(heights, reverse=True)
+    assert {bar.get_facecolor() for bar in fig.axes[0].patches[:32]} != {bar.get_facecolor() for bar in fig.axes[0].patches[32:]}
+    assert len(panels.filters_panel(model, few).children) == 4
+
+
 def test_moving_a_slider_redraws():
     env = notebook.start("mnist")
     panel = panels.threshold_panel(env.baseline("lenet-300-100"), env.splits.test.take(50))

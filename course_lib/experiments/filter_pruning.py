@@ -15,7 +15,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from course_lib import cost, data, models, surgery
-from course_lib.data import Splits
+from course_lib.data import Split, Splits
 from course_lib.files import replacing
 from course_lib.papers import filter_pruning as paper
 from course_lib.training import evaluate, fit
@@ -45,10 +45,10 @@ PLANS: dict[str, dict[str, dict[str, float]]] = {
         "A": first_layers(9, (0.1, 0.1, 0.1), (16, 20, 38, 54)),
         "B": first_layers(9, (0.6, 0.3, 0.1), (16, 18, 20, 34, 38, 54)),
     },
-    # the first and the last layers, as in VGG-16-A; and all, by their sensitivity
+    # A: the first and the last layers by half, as in VGG-16-A. B: about as many MACs, by sensitivity
     "vgg-small": {
         "A": dict(conv1=0.5, conv5=0.5, conv6=0.5),
-        "B": dict(conv1=0.5, conv2=0.1, conv3=0.2, conv4=0.2, conv5=0.5, conv6=0.7),
+        "B": dict(conv1=0.4, conv3=0.1, conv4=0.1, conv5=0.1, conv6=0.6),
     },
     # by sensitivity: the middle stage gives most
     "resnet-20": {
@@ -67,11 +67,11 @@ def budget(scale: str) -> dict:
     """How much work each kind of run does at a scale: networks, epochs of retraining and from scratch, images of the scan."""
     return {
         "smoke": dict(
-            networks=("vgg-small",), epochs={"vgg-small": 1}, scratch={"vgg-small": 1}, short=1, images=200,
+            networks=("vgg-small",), epochs={"vgg-small": 1}, scratch={"vgg-small": 1}, long=1, short=1, images=200,
         ),
         "lesson": dict(
             networks=("vgg-small", "resnet-20"), epochs={"vgg-small": 10, "resnet-20": 10},
-            scratch={"vgg-small": 40, "resnet-20": 50}, short=3, images=1000,
+            scratch={"vgg-small": 40, "resnet-20": 50}, long=30, short=3, images=1000,
         ),
         "paper": dict(
             networks=("vgg-16", "resnet-56"), epochs=dict.fromkeys(("vgg-16", "resnet-56"), 40),
@@ -83,25 +83,25 @@ def budget(scale: str) -> dict:
 def grid(scale: str) -> list[dict]:
     """All settings, those that the notebook leans on most first; smoke scale keeps the small network."""
     networks = budget(scale)["networks"]
-    main = {network: "B" if network.startswith("resnet") else "A" for network in networks}  # the plan to compare with scratch
+    last = {network: list(PLANS[network])[-1] for network in networks}
     pruned = [dict(kind="pruned", network=network, plan=plan) for network in networks for plan in PLANS[network]]
-    pruned.sort(key=lambda setting: main[setting["network"]] != setting["plan"])
-    scratch = [
-        dict(kind=kind, network=network, plan=plan) for kind in ("scratch, short", "scratch") for network, plan in main.items()
-    ]
+    pruned.sort(key=lambda setting: last[setting["network"]] != setting["plan"])
+    one = dict(network=networks[0], plan=last[networks[0]])
+    controls = [dict(kind=kind, **one) for kind in ("pruned, long", "scratch", "as published", "scratch, short")]
+    others = [dict(kind=kind, network=networks[-1], plan=last[networks[-1]]) for kind in ("scratch, short", "scratch")]
     scans = [dict(kind="scan", network=network) for network in networks]
     criteria = [dict(kind="criterion", network=networks[0], criterion=criterion) for criterion in CRITERIA]
     rounds = [dict(kind="rounds", network=networks[0], rounds=rounds) for rounds in (1, 4)]
-    published = [dict(kind="as published", network=networks[0], plan=main[networks[0]])]
-    settings = pruned[:2] + scans + criteria + rounds + published + scratch[:-1] + pruned[2:] + scratch[-1:]
+    settings = pruned[: len(networks)] + scans + controls[:2] + criteria + rounds + controls[2:] + pruned[len(networks) :]
+    settings += others if len(networks) > 1 else []
     return [dict(name=" ".join(str(value) for value in setting.values()), **setting) for setting in settings]
 
 
 def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
     """One row: `setting` is an entry of `grid`. Raises ValueError for an unknown kind."""
     kinds = {
-        "scan": scan, "criterion": criterion, "rounds": rounds, "pruned": pruned, "as published": pruned,
-        "scratch": scratch, "scratch, short": scratch,
+        "scan": scan, "criterion": criterion, "rounds": rounds, "pruned": pruned, "pruned, long": pruned,
+        "as published": pruned, "scratch": scratch, "scratch, short": scratch,
     }  # fmt: skip
     if setting["kind"] not in kinds:
         raise ValueError(f"kind is {setting['kind']!r}; known are {', '.join(kinds)}")
@@ -115,18 +115,18 @@ def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
 
 def pruned(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
     """The paper's table 1: one-shot pruning by a plan, and retraining; of seed 0 the network is written to `checkpoint`."""
-    plan = PLANS[setting["network"]][setting["plan"]]
-    how = PAPERS_RETRAINING if setting["kind"] == "as published" else RETRAINING
+    network, kind = setting["network"], setting["kind"]
+    epochs = work["long"] if kind == "pruned, long" else work["epochs"][network]
+    how = PAPERS_RETRAINING if kind == "as published" else RETRAINING
     result = paper.prune_and_retrain(
-        model, splits, plan, epochs=work["epochs"][setting["network"]], seed=seed, progress=False,
-        precision=torch.bfloat16, **how,
-    )  # fmt: skip
-    if seed == 0 and setting["kind"] == "pruned" and splits.name == "cifar10":
-        surgery.save(result.model, checkpoint(setting["network"], splits.name, setting["plan"]))
+        model, splits, PLANS[network][setting["plan"]], epochs=epochs, seed=seed, progress=False, precision=torch.bfloat16, **how
+    )
+    if seed == 0 and kind == "pruned" and splits.name == "cifar10":
+        surgery.save(result.model, checkpoint(network, splits.name, setting["plan"]))
     return sizes(model, result.model, splits) | dict(
         error_before=round(100 * (1 - result.rounds[0]["pruned"]), 4),
         error=round(100 * (1 - result.rounds[-1]["retrained"]), 4),
-        epochs=work["epochs"][setting["network"]],
+        epochs=epochs,
     )
 
 
@@ -154,8 +154,31 @@ def scratch(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed
 
 def scan(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
     """Sensitivity of every layer (figures 2b and 6), on training images: the test set takes no part in the choice."""
-    curves = paper.sensitivity(model, splits.train.take(work["images"], seed), SHARES)
-    return dict(shares=list(SHARES), curves={name: [round(a, 4) for a in curve.tolist()] for name, curve in curves.items()})
+    split = splits.train.take(work["images"], seed)
+    curves = paper.sensitivity(model, split, SHARES)
+    return dict(
+        shares=list(SHARES),
+        curves={name: [round(a, 4) for a in curve.tolist()] for name, curve in curves.items()},
+        branches=branches(model, split),
+    )
+
+
+@torch.no_grad()
+def branches(model: nn.Module, split: Split) -> dict[str, float]:
+    """Residual block -> standard deviation of what its branch adds to the shortcut, over images, channels and positions."""
+    deviations: dict[str, float] = {}
+    blocks = {module.norm2: name for name, module in model.named_modules() if isinstance(module, models.ResidualBlock)}
+
+    def note(norm: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        deviations[blocks[norm]] = round(output.std().item(), 4)
+
+    hooks = [norm.register_forward_hook(note) for norm in blocks]
+    try:
+        model(split.images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return deviations
 
 
 def criterion(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
@@ -237,20 +260,21 @@ def baseline(network: str, splits: Splits, work: Mapping, seed: int) -> nn.Modul
 
 
 def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """'paper / here' for table 1."""
+    """'paper / here' for table 1; where the paper has no plan of that name, beside its plan A."""
     table = []
-    wanted = rows[rows.kind.isin(["pruned", "scratch"])]
-    for (network, plan, kind), group in wanted.groupby(["network", "plan", "kind"], sort=True):
-        variant = plan + (" scratch" if kind == "scratch" else "")
+    variants = {"pruned": "", "pruned, long": ", long", "scratch": ", scratch"}
+    for (network, plan, kind), group in rows[rows.kind.isin(variants)].groupby(["network", "plan", "kind"], sort=True):
         like = LIKE.get(network, network)
-        cited, dense = PAPER.get((like, variant)), PAPER[like, "baseline"]
+        letter = plan if (like, plan) in PAPER else "A"
+        theirs = letter + (" scratch" if kind == "scratch" else "")
+        cited, dense = PAPER.get((like, theirs)), PAPER[like, "baseline"]
         table.append(
             {
-                "network": f"{network}-{variant}",
+                "network": f"{network}-{plan}{variants[kind]}",
                 "data set": ", ".join(sorted(set(group["data set"]))),
-                "paper": f"{like}: {dense[0]:.2f} -> {cited[0]:.2f} %" if cited else "-",
+                "paper": f"{like}-{theirs}: {dense[0]:.2f} -> {cited[0]:.2f} %" if cited else "-",
                 "MACs less, paper": f"{cited[1]} %" if cited else "-",
-                "here": f"{group.baseline_error.mean():.2f} -> {group.error.mean():.2f} %",
+                "error, here": f"{group.baseline_error.mean():.2f} -> {group.error.mean():.2f} %",
                 "MACs less, here": f"{100 * (1 - group.macs_left / group.macs).mean():.1f} %",
                 "parameters less": f"{100 * (1 - group.parameters_left / group.parameters).mean():.1f} %",
                 "epochs": ", ".join(str(int(n)) for n in sorted(set(group.epochs))),

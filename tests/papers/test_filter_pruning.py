@@ -260,10 +260,20 @@ def test_rows_of_every_kind(splits, monkeypatch, tmp_path):
         setting["kind"]: experiments.run(setting, seed=0, scale="smoke", device="cpu")
         for setting in experiments.grid("smoke")[::-1]
     }
-    assert set(rows) == {"pruned", "as published", "scan", "criterion", "rounds", "scratch", "scratch, short"}
+    assert set(rows) == {"pruned", "pruned, long", "as published", "scan", "criterion", "rounds", "scratch", "scratch, short"}
     assert all(row["data set"] == "mnist-m" and row["baseline_error"] < 20 for row in rows.values())
     assert rows["scan"]["curves"]["conv1"][0] > 0.8
-    assert rows["as published"]["macs_left"] == rows["scratch"]["macs_left"] < 0.7 * rows["scratch"]["macs"]
+    assert rows["as published"]["macs_left"] == rows["scratch"]["macs_left"] < 0.66 * rows["scratch"]["macs"]
     assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("*.safetensors"))
     with pytest.raises(ValueError, match="kind is 'none'"):
         experiments.run(dict(kind="none"), seed=0, scale="smoke", device="cpu")
+
+
+def test_the_branches_of_resnet_20_are_measured(splits):
+    model = models.pretrained("resnet-20", "mnist-m")
+    found = experiments.branches(model, splits.test.take(20))
+    assert list(found) == [f"stage{stage}.{block}" for stage in (1, 2, 3) for block in range(3)]
+    x = torch.relu(model.norm1(model.conv1(splits.test.take(20).images)))
+    block = model.stage1[0]
+    branch = block.norm2(block.conv2(block.relu1(block.norm1(block.conv1(x)))))
+    assert found["stage1.0"] == pytest.approx(branch.std().item(), abs=1e-3)

@@ -1,0 +1,122 @@
+"""Answers to the exercises of notebook 04: unusual right ones, and plausible wrong ones. Name -> (exercise, answer)."""
+
+RIGHT = {
+    "1: by vectors": (
+        1,
+        """
+def macs_saved(inputs, widths, positions, kept):
+    def macs(n):
+        n = np.array(n, dtype=float)
+        return float(np.sum(np.concatenate([[inputs], n[:-1]]) * n * np.array(positions)))
+    return (macs(widths) - macs(kept)) / macs(widths)
+""",
+    ),
+    "2: by torch.cdist and a list": (
+        2,
+        """
+def most_distinct(weight, share):
+    sums = torch.cdist(weight.double().flatten(1), weight.double().flatten(1)).sum(0).tolist()
+    count = max(1, int(len(sums) * (1 - share) + 1e-9))
+    order = sorted(range(len(sums)), key=lambda j: (-round(sums[j], 6), j))
+    return sorted(order[:count])
+""",
+    ),
+    "3: one after the other": (
+        3,
+        """
+def uniform_plan(model, image, budget):
+    whole = cost.count(model, image).MACs.sum()
+    for s in range(96):
+        plan = {layer: s / 100 for layer in paper.prunable_layers(model, image)}
+        if cost.count(paper.pruned(model, plan, image), image).MACs.sum() <= budget * whole:
+            return plan
+    raise ValueError("budget")
+""",
+    ),
+}
+
+WRONG = {
+    "1: the next layer's inputs forgotten": (
+        1,
+        """
+def macs_saved(inputs, widths, positions, kept):
+    c = [inputs, *widths[:-1]]
+    whole = sum(a * n * p for a, n, p in zip(c, widths, positions))
+    return 1 - sum(a * k * p for a, k, p in zip(c, kept, positions)) / whole
+""",
+    ),
+    "1: what goes is added up twice": (
+        1,
+        """
+def macs_saved(inputs, widths, positions, kept):
+    c = [inputs, *widths[:-1]]
+    whole = sum(a * n * p for a, n, p in zip(c, widths, positions))
+    gone = [1 - k / n for k, n in zip(kept, widths)]
+    lost = sum(a * n * p * min(1, g + b) for a, n, p, g, b in zip(c, widths, positions, gone, [0, *gone[:-1]]))
+    return lost / whole
+""",
+    ),
+    "1: all maps of one size": (
+        1,
+        """
+def macs_saved(inputs, widths, positions, kept):
+    def macs(n):
+        return sum(c * m for c, m in zip([inputs, *n[:-1]], n))
+    return 1 - macs(list(kept)) / macs(list(widths))
+""",
+    ),
+    "2: the replaceable stay": (
+        2,
+        """
+def most_distinct(weight, share):
+    flat = weight.detach().double().flatten(1)
+    return paper.strongest(-torch.cdist(flat, flat).sum(1), share)
+""",
+    ),
+    "2: by the norm": (
+        2,
+        """
+def most_distinct(weight, share):
+    return paper.strongest(paper.filter_norms(weight, 2), share)
+""",
+    ),
+    "2: distance to the mean filter": (
+        2,
+        """
+def most_distinct(weight, share):
+    flat = weight.detach().double().flatten(1)
+    return paper.strongest((flat - flat.mean(0)).norm(dim=1), share)
+""",
+    ),
+    "3: the share is what the budget leaves": (
+        3,
+        """
+def uniform_plan(model, image, budget):
+    if budget < 0.01:
+        raise ValueError("budget")
+    return dict.fromkeys(paper.prunable_layers(model, image), round(1 - budget, 2))
+""",
+    ),
+    "3: MACs fall with the square of the width": (
+        3,
+        """
+def uniform_plan(model, image, budget):
+    if budget < 0.01:
+        raise ValueError("budget")
+    return dict.fromkeys(paper.prunable_layers(model, image), int(np.ceil(100 * (1 - budget**0.5))) / 100)
+""",
+    ),
+    "3: the first layer is left out": (
+        3,
+        """
+def uniform_plan(model, image, budget):
+    layers = paper.prunable_layers(model, image)[1:]
+    whole = cost.count(model, image).MACs.sum()
+    for s in range(96):
+        plan = dict.fromkeys(layers, s / 100)
+        if cost.count(paper.pruned(model, plan, image), image).MACs.sum() <= budget * whole:
+            return plan
+    raise ValueError("budget")
+""",
+    ),
+}
