@@ -143,7 +143,10 @@ def filters_view(model: nn.Module, split: Split, layer: str, share: float, order
     """
     norms = filter_pruning.filter_norms(model.get_submodule(layer).weight).cpu()
     random = torch.rand(len(norms), generator=torch.Generator().manual_seed(0))
-    keep = filter_pruning.strongest({"smallest": norms, "random": random, "largest": -norms}[order], share)
+    scores = {"smallest": norms, "random": random, "largest": -norms}
+    if order not in scores:
+        raise ValueError(f"order is {order!r}; allowed are {', '.join(scores)}")
+    keep = filter_pruning.strongest(scores[order], share)
     image = split.images[:1]
     narrow = surgery.narrow(model, {layer: keep}, image)
     macs = 1 - cost.count(narrow, image).MACs.sum() / cost.count(model, image).MACs.sum()

@@ -93,7 +93,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     """Writes a network, narrowed or not, as safetensors; the plan of kept channels lies in the file's metadata.
 
     Args:
-        model: a network that `narrow` or `keep_channels` made, retrained or not.
+        model: any network; what `narrow` or `keep_channels` did to it since `fresh_model` of `load` is in the plan.
         path: the file; it is written aside and then takes its name.
     """
     from safetensors.torch import save_file
@@ -108,7 +108,8 @@ def load(path: str | Path, fresh_model: nn.Module) -> nn.Module:
 
     Args:
         path: a file of `save`.
-        fresh_model: the network before any surgery, whatever its weights; it is left as it was. Its device is the result's.
+        fresh_model: the network before any surgery, whatever its weights; it is left as it was. Its device is the result's,
+            and so is its mode: call `eval()` on a fresh one before you use it.
 
     Raises:
         FileNotFoundError: no such file.

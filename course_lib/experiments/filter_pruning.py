@@ -58,6 +58,8 @@ PLANS: dict[str, dict[str, dict[str, float]]] = {
 }
 SHARES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)  # of the sensitivity scan
 CRITERIA = ("smallest L1", "smallest L2", "greedy L1", "random", "largest L1", "mean std")
+ORDERS = ("smallest L1", "smallest L2", "random", "largest L1", *paper.CRITERIA)  # of one layer alone
+ORDER_SHARES = (0.3, 0.5, 0.7, 0.9)
 RETRAINING = dict(lr=0.05, schedule="linear", augment="crop-flip")
 PAPERS_RETRAINING = dict(lr=0.001, schedule="constant", augment="crop-flip")
 SCRATCH = {"vgg-small": 0.1, "vgg-16": 0.1, "resnet-20": 0.2, "resnet-56": 0.2}  # lr, one cycle, as the baselines
@@ -67,15 +69,15 @@ def budget(scale: str) -> dict:
     """How much work each kind of run does at a scale: networks, epochs of retraining and from scratch, images of the scan."""
     return {
         "smoke": dict(
-            networks=("vgg-small",), epochs={"vgg-small": 1}, scratch={"vgg-small": 1}, long=1, short=1, images=200,
+            networks=("vgg-small",), epochs={"vgg-small": 1}, scratch={"vgg-small": 1}, long=1, short=1, rounds=3, images=200,
         ),
         "lesson": dict(
             networks=("vgg-small", "resnet-20"), epochs={"vgg-small": 10, "resnet-20": 10},
-            scratch={"vgg-small": 40, "resnet-20": 50}, long=30, short=3, images=1000,
+            scratch={"vgg-small": 40, "resnet-20": 50}, long=30, short=3, rounds=6, images=1000,
         ),
         "paper": dict(
             networks=("vgg-16", "resnet-56"), epochs=dict.fromkeys(("vgg-16", "resnet-56"), 40),
-            scratch=dict.fromkeys(("vgg-16", "resnet-56"), 160), short=20, images=5000,
+            scratch=dict.fromkeys(("vgg-16", "resnet-56"), 160), long=120, short=20, rounds=42, images=5000,
         ),
     }[scale]  # fmt: skip
 
@@ -90,9 +92,12 @@ def grid(scale: str) -> list[dict]:
     controls = [dict(kind=kind, **one) for kind in ("pruned, long", "scratch", "as published", "scratch, short")]
     others = [dict(kind=kind, network=networks[-1], plan=last[networks[-1]]) for kind in ("scratch, short", "scratch")]
     scans = [dict(kind="scan", network=network) for network in networks]
+    orders = [dict(kind="orders", network=networks[0])]
     criteria = [dict(kind="criterion", network=networks[0], criterion=criterion) for criterion in CRITERIA]
-    rounds = [dict(kind="rounds", network=networks[0], rounds=rounds) for rounds in (1, 4)]
-    settings = pruned[: len(networks)] + scans + controls[:2] + criteria + rounds + controls[2:] + pruned[len(networks) :]
+    rounds = [dict(kind="rounds", network=networks[0], rounds=rounds) for rounds in (1, 3)]
+    settings = (
+        pruned[: len(networks)] + scans + controls[:2] + orders + criteria + rounds + controls[2:] + pruned[len(networks) :]
+    )
     settings += others if len(networks) > 1 else []
     return [dict(name=" ".join(str(value) for value in setting.values()), **setting) for setting in settings]
 
@@ -100,7 +105,7 @@ def grid(scale: str) -> list[dict]:
 def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
     """One row: `setting` is an entry of `grid`. Raises ValueError for an unknown kind."""
     kinds = {
-        "scan": scan, "criterion": criterion, "rounds": rounds, "pruned": pruned, "pruned, long": pruned,
+        "scan": scan, "orders": orders, "criterion": criterion, "rounds": rounds, "pruned": pruned, "pruned, long": pruned,
         "as published": pruned, "scratch": scratch, "scratch, short": scratch,
     }  # fmt: skip
     if setting["kind"] not in kinds:
@@ -136,7 +141,11 @@ def checkpoint(network: str, dataset: str, plan: str) -> Path:
 
 
 def scratch(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
-    """The shape of a plan from random weights: as many epochs as the baseline had, or as retraining has ('short')."""
+    """The shape of a plan from random weights: as many epochs as the baseline had, or as retraining has ('short').
+
+    A random network of the full width is narrowed by the plan, so its first weights are the larger ones of random filters;
+    batch norm takes their scale away.
+    """
     network = setting["network"]
     epochs = (work["epochs"] if setting["kind"] == "scratch, short" else work["scratch"])[network]
     torch.manual_seed(seed + 1000)
@@ -181,6 +190,19 @@ def branches(model: nn.Module, split: Split) -> dict[str, float]:
     return deviations
 
 
+def orders(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
+    """Accuracy when one layer alone is pruned by each criterion, nothing retrained (figures 8 and 9), on training images."""
+    split, image = splits.train.take(work["images"], seed), splits.train.images[:1]
+    accuracies: dict[str, dict[str, list[float]]] = {}
+    for criterion in ORDERS:
+        accuracies[criterion] = {}
+        for layer in paper.prunable_layers(model, image):
+            kept = [chosen(model, splits, {layer: share}, criterion, work["images"], seed) for share in ORDER_SHARES]
+            found = [evaluate(surgery.narrow(model, keep, image), split) for keep in kept]
+            accuracies[criterion][layer] = [round(accuracy, 4) for accuracy in found]
+    return dict(shares=list(ORDER_SHARES), accuracies=accuracies)
+
+
 def criterion(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
     """Half of the filters of every layer by one criterion, then a short retraining (sections 4.2 to 4.4)."""
     plan = dict.fromkeys(paper.prunable_layers(model, splits.test.images[:1]), 0.5)
@@ -221,11 +243,11 @@ def rounds(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed:
     """70 % of the filters of every layer, at once or in rounds, with the same number of epochs in all (section 3.4)."""
     plan = dict.fromkeys(paper.prunable_layers(model, splits.test.images[:1]), 0.7)
     result = paper.prune_and_retrain(
-        model, splits, plan, rounds=setting["rounds"], epochs=max(1, 2 * work["short"] // setting["rounds"]), seed=seed,
+        model, splits, plan, rounds=setting["rounds"], epochs=work["rounds"] // setting["rounds"], seed=seed,
         progress=False, precision=torch.bfloat16, **RETRAINING,
     )  # fmt: skip
     errors = [round(100 * (1 - row["retrained"]), 4) for row in result.rounds]
-    return sizes(model, result.model, splits) | dict(errors=errors, error=errors[-1])
+    return sizes(model, result.model, splits) | dict(errors=errors, error=errors[-1], epochs=work["rounds"])
 
 
 def sizes(model: nn.Module, narrow: nn.Module, splits: Splits) -> dict:
@@ -276,7 +298,8 @@ def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
                 "MACs less, paper": f"{cited[1]} %" if cited else "-",
                 "error, here": f"{group.baseline_error.mean():.2f} -> {group.error.mean():.2f} %",
                 "MACs less, here": f"{100 * (1 - group.macs_left / group.macs).mean():.1f} %",
-                "parameters less": f"{100 * (1 - group.parameters_left / group.parameters).mean():.1f} %",
+                "parameters less, paper": f"{cited[2]} %" if cited else "-",
+                "parameters less, here": f"{100 * (1 - group.parameters_left / group.parameters).mean():.1f} %",
                 "epochs": ", ".join(str(int(n)) for n in sorted(set(group.epochs))),
                 "seeds": group.seed.nunique(),
             }

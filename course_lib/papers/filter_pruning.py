@@ -27,7 +27,7 @@ SIDES = (28, 32, 224)  # of images tried where no example input is given
 
 
 def filter_norms(weight: Tensor, p: float = 1) -> Tensor:
-    """s_j = sum |W_j|, or for p = 2 its square root of squares: one number a filter (section 3.1).
+    """s_j = sum |W_j|, or for p = 2 the root of the sum of squares: one number a filter (section 3.1).
 
     Args:
         weight: (n, c, h, w) filters of a convolution, or (n, c) of a dense layer.
@@ -60,13 +60,15 @@ def strongest(scores: Tensor, share: float) -> Tensor:
         int64 indices in ascending order.
 
     Raises:
-        ValueError: `share` outside [0, 1).
+        ValueError: `share` outside [0, 1), or `scores` not of shape (n,).
 
     >>> strongest(torch.tensor([7.0, 2.0, 5.0, 9.0]), 0.5)
     tensor([0, 3])
     """
     if not 0 <= share < 1:
         raise ValueError(f"share is {share}; allowed is [0, 1)")
+    if scores.dim() != 1 or len(scores) == 0:
+        raise ValueError(f"scores has shape {tuple(scores.shape)}; expected (n,), one score a filter")
     count = max(1, math.floor(len(scores) * (1 - share) + 1e-9))  # 10 * (1 - 0.9) is a hair below 1
     return scores.argsort(descending=True, stable=True)[:count].sort().values
 
@@ -96,20 +98,25 @@ def select_filters(
         Layer name -> int64 indices of the kept filters, ascending: what `surgery.narrow` takes.
 
     Raises:
-        ValueError: an unknown strategy, a share outside [0, 1), a layer that is unknown, makes the output, or whose maps
-            pass identity shortcuts only.
+        ValueError: an unknown strategy, an empty plan, a share outside [0, 1), a layer that is unknown, makes the output, or
+            whose maps pass identity shortcuts only, two layers of one sum, or no image that fits.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy is {strategy!r}; allowed are {', '.join(STRATEGIES)}")
+    if not plan:
+        raise ValueError("plan is empty; expected layer name -> share of its filters to prune")
     example_input = _an_image(model) if example_input is None else example_input
     tied, inputs = surgery.couplings(model, example_input), _inputs_in_order(model, example_input)
-    judges = {layer: _judge(layer, tied, inputs) for layer in plan}
+    judges = {layer: _judge(layer, tied, inputs, model) for layer in plan}
+    _check_one_a_sum(plan, tied)
     unread: dict[str, list[int]] = {}  # layer -> its inputs that have been pruned
     kept = {}
-    for layer in sorted(plan, key=list(inputs).index):
+    # a sum is there as soon as the first of its layers has computed
+    for layer in sorted(plan, key=lambda layer: min(map(list(inputs).index, tied[layer].producers))):
         weight = model.get_submodule(judges[layer]).weight.detach()
         if strategy == "greedy" and judges[layer] in unread:
-            weight = weight.index_fill(1, torch.tensor(unread[judges[layer]], device=weight.device), 0)
+            gone_inputs = torch.tensor(unread[judges[layer]], dtype=torch.int64, device=weight.device)
+            weight = weight.index_fill(1, gone_inputs, 0)
         kept[layer] = strongest(filter_norms(weight, p), plan[layer])
         gone = torch.ones(len(weight), dtype=torch.bool).index_fill(0, kept[layer].cpu(), False)
         for reader, columns in tied[layer].consumers.items():
@@ -127,7 +134,7 @@ def prunable_layers(model: nn.Module, example_input: Tensor | None = None) -> li
     found: dict[str, None] = {}
     for layer in (name for name in inputs if name in tied):
         try:
-            found[_judge(layer, tied, inputs)] = None
+            found[_judge(layer, tied, inputs, model)] = None
         except ValueError:  # the output, or maps that stay whole
             continue
     return list(found)
@@ -202,6 +209,7 @@ def prune_and_retrain(
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; allowed are 1 and above")
     example_input = splits.train.images[:1]
+    select_filters(model, plan, strategy, example_input=example_input)  # refuses a bad plan before any training
     widths = {layer: len(model.get_submodule(layer).weight) for layer in plan}
     record: list[dict[str, float]] = []
     for number in range(1, rounds + 1):
@@ -276,23 +284,38 @@ def _outputs(modules: Mapping[str, nn.Module], layers: Iterable[str], add) -> It
             hook.remove()
 
 
-def _judge(layer: str, tied: Mapping[str, surgery.Coupling], inputs: Mapping[str, Tensor]) -> str:
+def _judge(layer: str, tied: Mapping[str, surgery.Coupling], inputs: Mapping[str, Tensor], model: nn.Module) -> str:
     """The layer whose norms rank the channels of `layer`: itself, or the projection shortcut among those a sum ties to it."""
     if layer not in tied:
         raise ValueError(f"plan names {layer!r}; the model's layers that make channels are {', '.join(tied)}")
     if tied[layer].is_output:
         raise ValueError(f"plan names {layer!r}, which makes the network's output; its channels are the classes")
-    producers = tied[layer].producers
-    if producers == (layer,):
+    producers = sorted(tied[layer].producers, key=list(inputs).index)
+    if producers == [layer]:
         return layer
-    # a projection reads what the first layer of its block reads
     for name in producers:
-        if any(other != name and inputs[other] is inputs[name] for other in inputs):
+        if _projects(name, tied, inputs, model):
             return name
     raise ValueError(
         f"plan names {layer!r}, whose maps are added to those of {', '.join(p for p in producers if p != layer)} through "
         "identity shortcuts; no projection selects among them, so they stay whole"
     )
+
+
+def _projects(name: str, tied: Mapping[str, surgery.Coupling], inputs: Mapping[str, Tensor], model: nn.Module) -> bool:
+    """Whether a layer is a projection: a 1x1 convolution that reads what the first layer of its block reads too."""
+    if getattr(model.get_submodule(name), "kernel_size", None) != (1, 1):
+        return False
+    same_tensor = any(other != name and inputs[other] is inputs[name] for other in inputs)
+    return same_tensor or any(name in found.consumers and len(found.consumers) > 1 for found in tied.values())
+
+
+def _check_one_a_sum(plan: Mapping[str, float], tied: Mapping[str, surgery.Coupling]) -> None:
+    owner: dict[str, str] = {}
+    for layer in plan:
+        for producer in tied[layer].producers:
+            if owner.setdefault(producer, layer) != layer:
+                raise ValueError(f"plan names {owner[producer]!r} and {layer!r}, which make the same sum; name one of them")
 
 
 @torch.no_grad()

@@ -80,6 +80,22 @@ def most_distinct(weight, share):
     return paper.strongest(paper.filter_norms(weight, 2), share)
 """,
     ),
+    "2: L1 distances": (
+        2,
+        """
+def most_distinct(weight, share):
+    flat = weight.detach().double().flatten(1)
+    return paper.strongest(torch.cdist(flat, flat, p=1).sum(1), share)
+""",
+    ),
+    "2: distance to the median filter": (
+        2,
+        """
+def most_distinct(weight, share):
+    flat = weight.detach().double().flatten(1)
+    return paper.strongest((flat - flat.median(0).values).norm(dim=1), share)
+""",
+    ),
     "2: distance to the mean filter": (
         2,
         """
@@ -104,6 +120,32 @@ def uniform_plan(model, image, budget):
     if budget < 0.01:
         raise ValueError("budget")
     return dict.fromkeys(paper.prunable_layers(model, image), int(np.ceil(100 * (1 - budget**0.5))) / 100)
+""",
+    ),
+    "3: parameters counted instead of MACs": (
+        3,
+        """
+def uniform_plan(model, image, budget):
+    layers = paper.prunable_layers(model, image)
+    whole = cost.count(model, image).weights.sum()
+    for s in range(96):
+        plan = dict.fromkeys(layers, s / 100)
+        if cost.count(paper.pruned(model, plan, image), image).weights.sum() <= budget * whole:
+            return plan
+    raise ValueError("budget")
+""",
+    ),
+    "3: the output layer forgotten": (
+        3,
+        """
+def uniform_plan(model, image, budget):
+    layers = paper.prunable_layers(model, image)
+    whole = cost.count(model, image).loc[layers].MACs.sum()
+    for s in range(96):
+        plan = dict.fromkeys(layers, s / 100)
+        if cost.count(paper.pruned(model, plan, image), image).loc[layers].MACs.sum() <= budget * whole:
+            return plan
+    raise ValueError("budget")
 """,
     ),
     "3: the first layer is left out": (

@@ -120,6 +120,39 @@ def test_the_projection_shortcut_chooses_for_all_that_a_sum_ties():
     assert kept["layer2.3.conv3"].tolist() == list(range(1, 512, 2))
 
 
+class Pooled(nn.Module):
+    """A block whose shortcut averages before it projects, behind a stem."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.branch, self.pool = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, 2, 1), nn.AvgPool2d(2)
+        self.project, self.out = nn.Conv2d(4, 6, 1), nn.Conv2d(6, 2, 16)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        return self.out((self.branch(x) + self.project(self.pool(x))).relu())
+
+
+def test_a_projection_is_found_behind_a_pool_and_by_any_name():
+    model = Pooled()
+    model.project.weight.data = torch.arange(6.0)[:, None, None, None].expand(6, 4, 1, 1).contiguous()
+    image = torch.zeros(1, 3, 32, 32)
+    for name in ("branch", "project"):
+        assert paper.select_filters(model, {name: 0.5}, example_input=image)[name].tolist() == [3, 4, 5]
+    assert paper.prunable_layers(model, image) == ["stem", "project"]
+
+
+def test_greedy_does_not_depend_on_the_name_of_a_sum():
+    model, choices = models.build("resnet-20"), []
+    for name in ("stage2.0.conv2", "stage2.0.shortcut.conv", "stage2.2.conv2"):
+        plan = {"stage2.1.conv1": 0.5, name: 0.5}
+        choices.append(paper.select_filters(model, plan, "greedy")["stage2.1.conv1"].tolist())
+        choices.append(paper.select_filters(model, dict(reversed(plan.items())), "greedy")["stage2.1.conv1"].tolist())
+    assert all(choice == choices[0] for choice in choices)
+    with pytest.raises(ValueError, match=r"stage2\.0\.conv2' and 'stage2\.2\.conv2'.*same sum"):
+        paper.select_filters(model, {"stage2.0.conv2": 0.5, "stage2.2.conv2": 0.5})
+
+
 @pytest.mark.parametrize("layer", ["conv1", "stage1.0.conv2", "stage1.2.conv2"])
 def test_what_passes_identity_shortcuts_only_stays_whole(layer):
     with pytest.raises(ValueError, match=rf"'{layer}'.*identity shortcuts"):
@@ -154,11 +187,20 @@ def test_a_whole_plan_runs_and_the_network_is_left(vgg):
         (dict(conv1=1.0), "independent", r"share is 1.0.*\[0, 1\)"),
         (dict(conv1=-0.1), "independent", r"share is -0.1"),
         (dict(conv1=0.5), "global", "strategy is 'global'.*independent, greedy"),
+        ({}, "independent", "plan is empty"),
     ],
 )
-def test_bad_plans_are_refused(vgg, plan, strategy, message):
+def test_bad_plans_are_refused_before_any_training(vgg, splits, plan, strategy, message, monkeypatch):
+    monkeypatch.setattr(paper, "fit", lambda *_args, **_settings: pytest.fail("it trained"))
     with pytest.raises(ValueError, match=message):
         paper.select_filters(vgg, plan, strategy)
+    with pytest.raises(ValueError, match=message):
+        paper.prune_and_retrain(vgg, splits, plan, strategy=strategy, rounds=3)
+
+
+def test_scores_are_one_a_filter():
+    with pytest.raises(ValueError, match=r"scores has shape \(2, 2\)"):
+        paper.strongest(torch.ones(2, 2), 0.5)
 
 
 @pytest.mark.parametrize(("weight", "p"), [(torch.ones(3), 1), (torch.ones(0, 3), 1), (torch.ones(2, 2), 0)])
@@ -260,7 +302,17 @@ def test_rows_of_every_kind(splits, monkeypatch, tmp_path):
         setting["kind"]: experiments.run(setting, seed=0, scale="smoke", device="cpu")
         for setting in experiments.grid("smoke")[::-1]
     }
-    assert set(rows) == {"pruned", "pruned, long", "as published", "scan", "criterion", "rounds", "scratch", "scratch, short"}
+    assert set(rows) == {
+        "pruned",
+        "pruned, long",
+        "as published",
+        "scan",
+        "orders",
+        "criterion",
+        "rounds",
+        "scratch",
+        "scratch, short",
+    }
     assert all(row["data set"] == "mnist-m" and row["baseline_error"] < 20 for row in rows.values())
     assert rows["scan"]["curves"]["conv1"][0] > 0.8
     assert rows["as published"]["macs_left"] == rows["scratch"]["macs_left"] < 0.66 * rows["scratch"]["macs"]
@@ -277,3 +329,12 @@ def test_the_branches_of_resnet_20_are_measured(splits):
     block = model.stage1[0]
     branch = block.norm2(block.conv2(block.relu1(block.norm1(block.conv1(x)))))
     assert found["stage1.0"] == pytest.approx(branch.std().item(), abs=1e-3)
+
+
+@pytest.mark.parametrize("scale", ["smoke", "lesson", "paper"])
+def test_every_setting_finds_its_budget(scale):
+    work = experiments.budget(scale)
+    for setting in experiments.grid(scale):
+        assert setting.get("plan", "A") in experiments.PLANS[setting["network"]]
+        assert work["epochs"][setting["network"]] and work["scratch"][setting["network"]]
+        assert work["long"] and work["rounds"] % setting.get("rounds", 1) == 0
