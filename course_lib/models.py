@@ -65,8 +65,7 @@ def pretrained(name: str, dataset: str) -> nn.Module:
     model = build(name)
     path = CHECKPOINTS / f"{name}.{dataset}.safetensors"
     if not path.is_file():
-        baselines = (path for path in CHECKPOINTS.glob("*.safetensors") if path.with_suffix(".json").is_file())
-        there = ", ".join(sorted(path.name.removesuffix(".safetensors") for path in baselines))
+        there = ", ".join(sorted(p.name.removesuffix(".safetensors") for p in CHECKPOINTS.glob("*.safetensors")))
         raise FileNotFoundError(
             f"no checkpoint for network {name!r} on data set {dataset!r}; there are: {there or 'none'}. "
             "`python -m course_lib baselines` trains them"

@@ -137,7 +137,7 @@ def pruned(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed:
 
 def checkpoint(network: str, dataset: str, plan: str) -> Path:
     """Where the pruned and retrained network of a plan lies, for `surgery.load`."""
-    return models.CHECKPOINTS / f"{network}.{dataset}.filters-{plan}.safetensors"
+    return models.CHECKPOINTS / "narrowed" / f"{network}.{dataset}.filters-{plan}.safetensors"
 
 
 def scratch(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:

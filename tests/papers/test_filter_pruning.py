@@ -338,3 +338,18 @@ def test_every_setting_finds_its_budget(scale):
         assert setting.get("plan", "A") in experiments.PLANS[setting["network"]]
         assert work["epochs"][setting["network"]] and work["scratch"][setting["network"]]
         assert work["long"] and work["rounds"] % setting.get("rounds", 1) == 0
+
+
+NARROWED = sorted((models.CHECKPOINTS / "narrowed").glob("*.filters-*.safetensors"))
+
+
+@pytest.mark.parametrize("path", NARROWED, ids=lambda path: path.stem)
+def test_a_committed_network_is_narrowed_by_its_plan(path):
+    network, dataset, plan = path.stem.split(".")
+    plan = experiments.PLANS[network][plan.removeprefix("filters-")]
+    assert path == experiments.checkpoint(network, dataset, path.stem[-1])
+    whole, narrow = models.build(network), surgery.load(path, models.build(network)).eval()
+    for layer, share in plan.items():
+        n = len(whole.get_submodule(layer).weight)
+        assert len(narrow.get_submodule(layer).weight) == int(n * (1 - share) + 1e-9)
+    assert narrow(models.example_input(network)).isfinite().all()
