@@ -2,6 +2,7 @@
 
 lenet-300-100  784-300-100-10, LeCun et al. 1998; 266,610 parameters
 lenet-5        Caffe's variant 20-50-500-10, ReLU only behind the first dense layer; 431,080 parameters
+lenet-5-relu   the same layers with a ReLU behind every one but the last, as counting zeros asks for (Hu et al. 2016)
 vgg-small      3x3 convolutions 32 32 M 64 64 M 128 128 M, batch norm, mean over positions, one dense layer; 288,746 parameters
 vgg-16         Simonyan & Zisserman 2015 for 32x32 images: 13 convolutions, dense 512 and 10, batch norm (as in Li et al. 2017)
 resnet-20, -56 He et al. 2016 for CIFAR, 16-32-64 channels; 272,474 and 855,770 parameters. Where the width changes the
@@ -114,6 +115,23 @@ def _lenet_5(num_classes: int) -> nn.Module:
     )
 
 
+def _lenet_5_relu(num_classes: int) -> nn.Module:
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(1, 20, 5),  # (N, 1, 28, 28) -> (N, 20, 24, 24)
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(20, 50, 5),  # (N, 20, 12, 12) -> (N, 50, 8, 8)
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),  # (N, 50, 4, 4) -> (N, 800)
+            fc1=nn.Linear(800, 500),
+            relu3=nn.ReLU(),
+            fc2=nn.Linear(500, num_classes),
+        )
+    )
+
+
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     """3x3 without a bias: the batch norm behind it has one."""
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
@@ -212,6 +230,7 @@ def _he_initialised(model: nn.Module) -> nn.Module:
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "lenet-300-100": _lenet_300_100,
     "lenet-5": _lenet_5,
+    "lenet-5-relu": _lenet_5_relu,
     "vgg-small": _vgg_small,
     "vgg-16": _vgg_16,
     "resnet-20": _resnet(3),

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 import matplotlib.pyplot as plt
 import torch
 from IPython.display import clear_output, display
-from torch import nn
+from torch import Tensor, nn
 
 from course_lib import cost, surgery
 from course_lib.data import Split
 from course_lib.experiments import deep_compression as experiments
 from course_lib.experiments import vector_quantization
-from course_lib.papers import deep_compression, filter_pruning, weight_pruning
-from course_lib.plots import BLUE, COLOURS, VERMILION, matrices, stacked_bars, tiles
+from course_lib.papers import deep_compression, filter_pruning, network_trimming, weight_pruning
+from course_lib.plots import BLUE, COLOURS, VERMILION, matrices, share_histograms, stacked_bars, tiles
 from course_lib.training import evaluate
 
 
@@ -171,6 +171,50 @@ def filters_panel(model: nn.Module, split: Split):
         "order": ipywidgets.Dropdown(options=["smallest", "random", "largest"], value="smallest", description="first go"),
     }
     return _panel(controls, lambda chosen: filters_view(model, split, **chosen))
+
+
+SIDES = ("silent ones go", "loud ones go")
+
+
+def trimming_view(model: nn.Module, split: Split, apoz: Mapping[str, Tensor], stds: Mapping[str, float], side: str) -> plt.Figure:
+    """APoZ of each layer, who goes at a threshold of `stds` deviations above the mean, and what is left of the network.
+
+    Args:
+        model: a trained network; it is left as it was.
+        split: what the error is measured on.
+        apoz: layer name -> (C,), as `network_trimming.apoz` gives it.
+        stds: layer name -> deviations above the mean.
+        side: 'silent ones go', or 'loud ones go': as many neurons, from the other end.
+    """
+    kept, gone = {}, {}
+    for layer, shares in apoz.items():
+        count = len(network_trimming.neurons_to_keep(shares, stds[layer]))
+        kept[layer] = shares.topk(count, largest=side == SIDES[1]).indices
+        gone[layer] = torch.ones(len(shares), dtype=torch.bool).index_fill(0, kept[layer].cpu(), False).numpy()
+    narrower = surgery.narrow(model, kept, split.images[:1])
+    rate = sum(p.numel() for p in model.parameters()) / sum(p.numel() for p in narrower.parameters())
+    widths = ", ".join(f"{layer} {len(shares)} -> {len(kept[layer])}" for layer, shares in apoz.items())
+    error = f"error {100 - 100 * evaluate(model, split):.2f} -> {100 - 100 * evaluate(narrower, split):.2f} %"
+    title = f"{widths}: {rate:.2f}x fewer parameters\n{error} on {len(split.labels):,} images, not retrained"
+    return share_histograms(
+        {layer: shares.cpu().numpy() for layer, shares in apoz.items()}, title=title, xlabel="APoZ (red goes)", gone=gone
+    )
+
+
+def trimming_panel(model: nn.Module, split: Split, apoz: Mapping[str, Tensor]):
+    """The threshold of each layer, and which side goes, over `trimming_view`; gives an ipywidgets box."""
+    import ipywidgets
+
+    controls: dict[str, ipywidgets.Widget] = {
+        layer: ipywidgets.FloatSlider(1.0, min=0.0, max=3.0, step=0.1, description=layer, continuous_update=False)
+        for layer in apoz
+    }
+    controls["side"] = ipywidgets.Dropdown(options=SIDES, description="side")
+
+    def view(chosen: dict) -> plt.Figure:
+        return trimming_view(model, split, apoz, {layer: chosen[layer] for layer in apoz}, chosen["side"])
+
+    return _panel(controls, view)
 
 
 def _panel(sliders: Mapping[str, object], view: Callable[[Mapping[str, float]], plt.Figure]):

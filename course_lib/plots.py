@@ -72,6 +72,22 @@ def weight_histograms(weights: Mapping[str, np.ndarray], *, title: str, width: f
     return fig
 
 
+def share_histograms(
+    shares: Mapping[str, np.ndarray], *, title: str, xlabel: str, gone: Mapping[str, np.ndarray] | None = None
+) -> plt.Figure:
+    """Histograms of numbers in [0, 1] side by side; those that the bool masks `gone` name stand on top in vermilion."""
+    fig, axes = plt.subplots(1, len(shares), figsize=(7.0, 2.8), sharex=True)
+    for ax, (name, values) in zip(np.atleast_1d(axes), shares.items(), strict=True):
+        mask = gone[name] if gone else np.zeros(len(values), bool)
+        ax.hist([values[~mask], values[mask]], bins=25, range=(0, 1), stacked=True, color=(BLUE, VERMILION))
+        ax.axvline(values.mean(), color="black", linewidth=1.2, linestyle="--")
+        ax.set(title=f"{name}: mean {values.mean():.0%}", xlabel=xlabel)
+        ax.title.set_fontsize(9.5)
+    np.atleast_1d(axes)[0].set_ylabel("neurons")
+    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return fig
+
+
 def matrices(
     pictures: Mapping[str, np.ndarray], *, title: str, unit: str, values: bool = False, cmap: str = "cividis"
 ) -> plt.Figure:

@@ -29,6 +29,7 @@ VGG_16 = [3, 64, 64, 128, 128, 256, 256, 256] + [512] * 6
 COUNTS = {
     "lenet-300-100": 784 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10,
     "lenet-5": conv(1, 20, 5, True) + conv(20, 50, 5, True) + 800 * 500 + 500 + 5_010,
+    "lenet-5-relu": 431_080,
     "vgg-small": convs_with_norm([3, 32, 32, 64, 64, 128, 128]) + 1_290,
     "vgg-16": convs_with_norm(VGG_16) + 512 * 512 + 2 * 512 + 5_130,
     "resnet-20": resnet(3),
@@ -89,7 +90,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(checkpoints):
 
 def test_every_committed_checkpoint_is_whole_and_they_are_small():
     paths = sorted(models.CHECKPOINTS.glob("*.safetensors"))
-    assert sum(path.stat().st_size for path in paths) < 12_000_000
+    assert sum(path.stat().st_size for path in paths) < 14_000_000
     for path in paths:
         network, dataset = path.name.removesuffix(".safetensors").split(".")
         facts = json.loads(path.with_suffix(".json").read_text())
@@ -101,6 +102,7 @@ def test_every_committed_checkpoint_is_whole_and_they_are_small():
 LARGEST_ERROR = {
     ("lenet-300-100", "mnist"): 1.6,
     ("lenet-5", "mnist"): 0.75,
+    ("lenet-5-relu", "mnist"): 0.75,
     ("resnet-20", "cifar10"): 9.0,
     ("vgg-small", "cifar10"): 9.5,
 }
@@ -113,7 +115,13 @@ def test_the_baselines_are_as_good_as_promised(network, dataset):
 
 @pytest.mark.parametrize(
     ("network", "dataset"),
-    [("lenet-300-100", "mnist-5k"), ("lenet-5", "mnist-5k"), ("resnet-20", "mnist-m"), ("vgg-small", "mnist-m")],
+    [
+        ("lenet-300-100", "mnist-5k"),
+        ("lenet-5", "mnist-5k"),
+        ("lenet-5-relu", "mnist-5k"),
+        ("resnet-20", "mnist-m"),
+        ("vgg-small", "mnist-m"),
+    ],
 )
 def test_a_baseline_has_the_accuracy_of_its_side_file(network, dataset):
     measured = evaluate(models.pretrained(network, dataset), data.load(dataset).test)

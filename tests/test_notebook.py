@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from course_lib import data, notebook, panels, plots
-from course_lib.papers import weight_pruning
+from course_lib.papers import network_trimming, weight_pruning
 
 
 def test_start_says_what_it_runs_on(capsys):
@@ -80,6 +80,19 @@ def test_the_filters_view_counts_what_goes():
     assert len(panels.filters_panel(model, few).children) == 4
 
 
+def test_the_trimming_panel_counts_what_is_left_on_either_side():
+    env = notebook.start("mnist")
+    model, few = env.baseline("lenet-5-relu"), env.splits.test.take(50)
+    apoz = network_trimming.apoz(model, few, ["conv2", "fc1"])
+    kept = {layer: len(network_trimming.neurons_to_keep(values, 1.0)) for layer, values in apoz.items()}
+    titles = [panels.trimming_view(model, few, apoz, dict(conv2=1.0, fc1=1.0), side).get_suptitle() for side in panels.SIDES]
+    assert all(f"conv2 50 -> {kept['conv2']}, fc1 500 -> {kept['fc1']}" in title for title in titles)
+    assert panels.trimming_view(model, few, apoz, dict(conv2=3.0, fc1=1.0), "loud ones go").get_suptitle() not in titles
+    panel = panels.trimming_panel(model, few, apoz)
+    assert [control.description for control in panel.children[:-1]] == ["conv2", "fc1", "side"]
+    panel.children[2].value = "loud ones go"
+
+
 def test_moving_a_slider_redraws():
     env = notebook.start("mnist")
     panel = panels.threshold_panel(env.baseline("lenet-300-100"), env.splits.test.take(50))
@@ -95,6 +108,7 @@ def test_every_figure_has_a_title_and_named_axes():
         plots.lines([1, 2], {"a": [1, 2]}, title="t", xlabel="x (s)", ylabel="y (m)", spread={"a": ([0, 1], [2, 3])}),
         plots.bars({"a": 1.0}, title="t", ylabel="y (pJ)", log=True),
         plots.weight_histograms({"a": torch.randn(10).numpy()}, title="t"),
+        plots.share_histograms({"a": torch.rand(10).numpy()}, title="t", xlabel="x", gone={"a": torch.rand(10).numpy() > 0.5}),
         plots.matrices({"a": torch.eye(2).numpy()}, title="t", unit="u", values=True),
     ]
     for fig in figures:

@@ -11,10 +11,12 @@ from course_lib import data, models, training
 RECIPES: dict[tuple[str, str], dict] = {
     ("lenet-300-100", "mnist"): dict(epochs=30, lr=0.1, augment="shift"),
     ("lenet-5", "mnist"): dict(epochs=15, lr=0.05, augment="shift"),
+    ("lenet-5-relu", "mnist"): dict(epochs=15, lr=0.05, augment="shift"),
     ("vgg-small", "cifar10"): dict(epochs=40, lr=0.1, augment="crop-flip"),
     ("resnet-20", "cifar10"): dict(epochs=50, lr=0.2, augment="crop-flip"),
     ("lenet-300-100", "mnist-5k"): dict(epochs=60, lr=0.05, augment="shift"),
     ("lenet-5", "mnist-5k"): dict(epochs=30, lr=0.05, augment="shift"),
+    ("lenet-5-relu", "mnist-5k"): dict(epochs=30, lr=0.05, augment="shift"),
     ("vgg-small", "mnist-m"): dict(epochs=12, lr=0.1, augment="shift"),
     ("resnet-20", "mnist-m"): dict(epochs=12, lr=0.1, augment="shift"),
 }
