@@ -449,19 +449,22 @@ def test_a_landing_that_breaks_off_leaves_the_set_absent_not_half(mnist, monkeyp
 
 
 def test_two_that_want_a_set_fetch_it_once(mnist, monkeypatch, tmp_path):
-    calls = []
+    calls, started, release = [], threading.Event(), threading.Event()
 
     def slow(*_):
         calls.append(1)
-        time.sleep(0.3)
+        started.set()
+        assert release.wait(60)
         return mnist
 
     monkeypatch.setitem(download.SOURCES, "mnist", {"test": slow})
     both = [threading.Thread(target=download.fetch, args=("mnist", tmp_path)) for _ in range(2)]
     for thread in both:
         thread.start()
+    assert started.wait(60)
     with pytest.raises(download.Unavailable, match="another process"):
         download.fetch("mnist", tmp_path, patience=0.05)
+    release.set()
     for thread in both:
         thread.join()
     assert len(calls) == 1
