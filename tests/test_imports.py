@@ -15,7 +15,7 @@ STOREYS = [
     ["transfer"],
     ["download", "stand_ins"],
     ["data", "models", "coders", "kmeans"],
-    ["surgery", "storage", "cost", "training"],
+    ["surgery", "storage", "cost", "training", "features"],
     ["papers"],
     ["experiments"],
     ["plots"],  # what the leaves draw with

@@ -1,0 +1,90 @@
+"""What the layers of a network read and say: seen by hooks, and sampled at random positions of the feature maps."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Reader = Callable[[nn.Module, Tensor, Tensor], Any]  # (module, its input, its output) -> what is wanted of them
+
+
+class Sample(NamedTuple):
+    """A batch of images and, by a seed, random positions in their feature maps: the same ones whoever asks."""
+
+    images: Tensor
+    positions: int  # K, in each feature map
+    seed: int
+
+    def places(self, feature_maps: Tensor) -> tuple[Tensor, ...]:
+        """Rows and columns, (B, K) each, in feature maps (B, n, H, W); drawn with replacement."""
+        random = torch.Generator().manual_seed(self.seed)
+        shape = len(feature_maps), self.positions
+        return tuple(torch.randint(n, shape, generator=random).to(feature_maps.device) for n in feature_maps.shape[2:])
+
+    def at(self, feature_maps: Tensor) -> Tensor:
+        """Feature maps (B, n, H, W) there, (B K, n). What a dense layer says, (B, n), has no positions."""
+        if feature_maps.dim() == 2:
+            return feature_maps
+        rows, columns = self.places(feature_maps)
+        batch = torch.arange(len(rows), device=rows.device)[:, None]
+        return feature_maps[batch, :, rows, columns].flatten(0, 1)
+
+    def patches(self, layer: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """What a layer reads, (B, c, H, W) and the padding, where it says `at(outputs)`: (B K, c, kh kw)."""
+        if isinstance(layer, nn.Linear):
+            return inputs[:, :, None]
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        inputs = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)  # also where padding is 'same'
+        rows, columns = (
+            start[..., None] * stride + torch.arange(size, device=start.device) * dilation  # (B, K, kh) and (B, K, kw)
+            for start, stride, size, dilation in zip(
+                self.places(outputs), layer.stride, layer.kernel_size, layer.dilation, strict=True
+            )
+        )
+        batch = torch.arange(len(rows), device=rows.device)[:, None, None, None]
+        found = inputs[batch, :, rows[..., :, None], columns[..., None, :]]  # (B, K, kh, kw, c)
+        return found.flatten(0, 1).flatten(1, 2).transpose(1, 2)
+
+    def pair(self, layer: nn.Module, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """`patches`, and what the layer said of them."""
+        return self.patches(layer, inputs, outputs), self.at(outputs)
+
+
+class _Enough(Exception):
+    """All that was asked for has been seen."""
+
+
+def watch(model: nn.Module, readers: Mapping[str, Reader], images: Tensor) -> dict[str, Any]:
+    """What each reader makes of the module that it stands for; the forward pass ends when all have read."""
+    found: dict[str, Any] = {}
+
+    def read(name: str, *seen) -> None:
+        found[name] = readers[name](*seen)  # at once: an operation in place may follow
+        if len(found) == len(readers):
+            raise _Enough
+
+    with hooked(model, {name: partial(read, name) for name in readers}), contextlib.suppress(_Enough):
+        model(images)
+    return found
+
+
+@contextlib.contextmanager
+def hooked(model: nn.Module, readers: Mapping[str, Callable]) -> Iterator[None]:
+    """Each reader is called with (module, input, output) when the module that it stands for has run."""
+
+    def hook(read: Callable) -> Callable:
+        def call(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            read(module, inputs[0], output)
+
+        return call
+
+    hooks = [model.get_submodule(name).register_forward_hook(hook(read)) for name, read in readers.items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
