@@ -84,7 +84,7 @@ def _banner(splits: Splits) -> _Rich:
 def show(*functions: Callable) -> None:
     """Prints the real source of library functions; of a docstring only the first line, `help(function)` has the rest."""
     for function in functions:
-        path = Path(inspect.getsourcefile(function)).parts
+        path = Path(inspect.getsourcefile(inspect.unwrap(function))).parts  # not where a decorator is
         place = "/".join(path[path.index("course_lib") :])
         display(Markdown(f"`{place}`\n```python\n{_shortened(function)}\n```"))
 

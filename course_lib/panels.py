@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from course_lib import cost, surgery
 from course_lib.data import Split
+from course_lib.experiments import channel_pruning as channel_runs
 from course_lib.experiments import deep_compression as experiments
+from course_lib.experiments import thinet as thinet_runs
 from course_lib.experiments import vector_quantization
-from course_lib.papers import deep_compression, filter_pruning, network_trimming, weight_pruning
+from course_lib.papers import channel_pruning, deep_compression, filter_pruning, network_trimming, thinet, weight_pruning
 from course_lib.plots import BLUE, COLOURS, VERMILION, matrices, share_histograms, stacked_bars, tiles
 from course_lib.training import evaluate
 
@@ -215,6 +217,99 @@ def trimming_panel(model: nn.Module, split: Split, apoz: Mapping[str, Tensor]):
         return trimming_view(model, split, apoz, {layer: chosen[layer] for layer in apoz}, chosen["side"])
 
     return _panel(controls, view)
+
+
+def lasso_view(model: nn.Module, layers: Mapping[str, channel_runs.Layer], layer: str, share: float) -> plt.Figure:
+    """The path of the LASSO over a layer's channels, and what the kept ones explain by each way of choosing them.
+
+    Args:
+        model: a trained network; it is left as it was.
+        layers: from `channel_runs.layers_of`.
+        layer: one of these.
+        share: of its input channels to keep.
+    """
+    seen, unseen, strongest = layers[layer]
+    weight = model.get_submodule(layer).weight.detach().flatten(2)
+    gram, products = channel_pruning.contributions(seen, weight)
+    penalties, betas = channel_pruning.lasso_path(gram, products, seen.samples)
+    keep = max(1, round(share * len(gram)))
+    ways = channel_runs.ways_of_choosing(weight, seen, strongest, keep)
+    shares = {way: channel_pruning.explained(unseen, channel_pruning.refit(seen, kept)[0]) for way, kept in ways.items()}
+
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7.0, 3.0), width_ratios=(3, 2))
+    gone = [i for i in range(len(gram)) if i not in set(ways["LASSO"].tolist())]
+    left.plot(penalties, betas[:, gone], color="lightgrey", linewidth=0.8)
+    left.plot(penalties, betas[:, ways["LASSO"]], color=COLOURS[0], linewidth=0.8)
+    left.set(
+        xscale="symlog", xlabel="penalty", ylabel="beta of a channel", title=f"blue: the {keep} of {len(gram)} that last longest"
+    )
+    left.set_xscale("symlog", linthresh=float(penalties[0]) / 1000)
+    drawn = right.barh(list(shares), [100 * share for share in shares.values()], color=COLOURS[: len(shares)])
+    right.bar_label(drawn, [f"{share:.0%}" for share in shares.values()], padding=2)
+    right.set(xlim=(0, 115), xlabel=f"explained of {layer}'s output,\nnew images (%)")
+    right.invert_yaxis()
+    title = f"{layer} with {keep} of {len(gram)} channels: {shares['LASSO']:.0%} explained"
+    fig.suptitle(f"{title}, by the largest norms {shares['max response']:.0%}", x=0.01, ha="left", fontsize=11)
+    return fig
+
+
+def lasso_panel(model: nn.Module, layers: Mapping[str, channel_runs.Layer]):
+    """Layer and share of its channels over `lasso_view`; gives an ipywidgets box."""
+    import ipywidgets
+
+    controls = {
+        "layer": ipywidgets.Dropdown(options=list(layers), description="layer"),
+        "share": ipywidgets.FloatSlider(0.5, min=0.1, max=0.9, step=0.1, description="kept", continuous_update=False),
+    }
+    return _panel(controls, lambda chosen: lasso_view(model, layers, **chosen))
+
+
+def contributions_view(model: nn.Module, images: Tensor, split: Split, layer: str, share: float, criterion: str) -> plt.Figure:
+    """What each channel of a layer says to the next one, which of them a criterion removes, and what that costs.
+
+    Args:
+        model: a trained network of `models.build` with convolutions; it is left as it was.
+        images: (N, ...), training images for the choice.
+        split: what the accuracy is measured on.
+        layer: one that `thinet.prunable_layers` lists.
+        share: of its filters that stay, in (0, 1].
+        criterion: one of `experiments.thinet.CRITERIA`.
+    """
+    contributions = thinet.channel_contributions(model, layer, images)
+    channels = contributions.shape[1]
+    keep = max(1, int(share * channels))
+    kept = thinet_runs.kept_by(criterion, model, layer, keep, images)
+    rescaled = criterion in ("ThiNet", "ThiNet, forward")
+    scales = thinet.rescale(contributions[:, kept], contributions.sum(1)) if rescaled else 1.0
+    pruned = thinet_runs.prune_by(criterion)(model, layer, keep, images)
+
+    energy = contributions.double().square().sum(0)
+    energy = 100 * energy / contributions.double().sum(1).square().sum()
+    order = energy.argsort(descending=True).tolist()
+    stays = set(kept.tolist())
+    fig, ax = plt.subplots(figsize=(7.0, 2.9))
+    for name, colour, chosen in (("stays", BLUE, stays), ("goes", VERMILION, set(order) - stays)):
+        places = [place for place, channel in enumerate(order) if channel in chosen]
+        ax.bar(places, [energy[order[place]].item() for place in places], width=0.9, color=colour, label=name)
+    ax.set(xlabel=f"channels of {layer}, by what they say alone", ylabel="energy in the next layer (%)", yscale="log")
+    ax.legend()
+    lost = f"{100 * thinet_runs.lost(contributions, kept, scales):.1f} % of the next layer's output lost"
+    accuracy = f"accuracy {evaluate(model, split):.1%} -> {evaluate(pruned, split):.1%} on {len(split.labels):,} images"
+    fig.suptitle(f"{criterion} keeps {keep} of {channels}: {lost}\n{accuracy}, untuned", x=0.01, ha="left", fontsize=11)
+    return fig
+
+
+def contributions_panel(model: nn.Module, images: Tensor, split: Split):
+    """Layer, share of its filters and criterion over `contributions_view`; gives an ipywidgets box."""
+    import ipywidgets
+
+    layers = list(thinet.prunable_layers(model, images[:1]))
+    controls = {
+        "layer": ipywidgets.Dropdown(options=layers, value=layers[len(layers) // 2], description="layer"),
+        "share": ipywidgets.FloatSlider(0.5, min=0.1, max=1.0, step=0.1, description="share kept", continuous_update=False),
+        "criterion": ipywidgets.Dropdown(options=thinet_runs.CRITERIA, value="ThiNet", description="criterion"),
+    }
+    return _panel(controls, lambda chosen: contributions_view(model, images, split, **chosen))
 
 
 def _panel(sliders: Mapping[str, object], view: Callable[[Mapping[str, float]], plt.Figure]):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from course_lib import data, notebook, panels, plots
-from course_lib.papers import network_trimming, weight_pruning
+from course_lib.experiments import channel_pruning as channel_runs
+from course_lib.papers import channel_pruning, network_trimming, weight_pruning
 
 
 def test_start_says_what_it_runs_on(capsys):
@@ -51,6 +52,13 @@ def test_show_prints_the_real_source_without_the_long_docstring(capsys):
     exec(text, namespace)  # what is shown runs
     weight = torch.randn(5, 5)
     assert torch.equal(namespace["sparsity_mask"](weight, 0.4), weight_pruning.sparsity_mask(weight, 0.4))
+
+
+def test_show_names_the_file_of_a_decorated_function(monkeypatch):
+    shown = []
+    monkeypatch.setattr(notebook, "display", shown.append)
+    notebook.show(channel_pruning.prune)
+    assert shown[0].data.startswith("`course_lib/papers/channel_pruning.py`\n```python\n@torch.no_grad()\ndef prune(")
 
 
 def test_claims_put_the_verdict_in_words():
@@ -100,6 +108,30 @@ def test_moving_a_slider_redraws():
     assert [slider.description for slider in sliders] == ["fc1", "fc2", "fc3"]
     sliders[0].value = 2.0
     assert output is not None
+
+
+def test_the_lasso_view_says_what_the_kept_ones_explain():
+    env = notebook.start("cifar10")
+    model = env.baseline("vgg-small")
+    layers = channel_runs.layers_of(model, ["conv3", "conv5"], env.splits.train.images[:40], positions=20)
+    fig = panels.lasso_view(model, layers, "conv5", 0.25)
+    weight = model.conv5.weight.detach().flatten(2)
+    kept = channel_pruning.choose(layers["conv5"].seen, weight, 16)
+    share = channel_pruning.explained(layers["conv5"].unseen, channel_pruning.refit(layers["conv5"].seen, kept)[0])
+    assert fig.get_suptitle().startswith(f"conv5 with 16 of 64 channels: {share:.0%} explained")
+    assert panels.lasso_panel(model, layers).children[0].options == ("conv3", "conv5")
+
+
+def test_the_contributions_view_says_what_the_criterion_kept():
+    env = notebook.start("cifar10")
+    model, images = env.baseline("vgg-small"), env.splits.train.images[:20]
+    for criterion in ("ThiNet", "weight sum"):
+        fig = panels.contributions_view(model, images, env.splits.test.take(50), "conv2", 0.5, criterion)
+        assert f"{criterion} keeps 16 of 32" in fig.get_suptitle()
+        assert [len(bars) for bars in fig.axes[0].containers] == [16, 16]
+    panel = panels.contributions_panel(model, images, env.splits.test.take(50))
+    panel.children[1].value = 0.2
+    assert panel.children[0].options[0] == "conv1" and len(model.conv2.weight) == 32
 
 
 def test_every_figure_has_a_title_and_named_axes():

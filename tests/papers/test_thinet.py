@@ -1,0 +1,603 @@
+"""Luo et al., ICCV 2017: the greedy choice against textbook loop and exhaustive search, samples against single convolutions."""
+
+import copy
+import itertools
+import re
+from collections import OrderedDict
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from course_lib import cost, data, models, surgery
+from course_lib.experiments import thinet as runs
+from course_lib.papers import channel_pruning
+from course_lib.papers import thinet as paper
+from course_lib.training import History, evaluate
+
+# Whole numbers are exact in float64, so that ties are ties however the sums are ordered
+whole_numbers = arrays(np.float64, st.tuples(st.integers(1, 12), st.integers(2, 9)), elements=st.integers(-9, 9))
+problems = st.builds(
+    lambda seed, samples, channels: contributions(samples, channels, seed),
+    st.integers(0, 10**6), st.integers(12, 60), st.integers(2, 10),
+)  # fmt: skip
+
+
+def contributions(samples: int, channels: int, seed: int = 0) -> Tensor:
+    """Rectified, of unequal size and correlated, as those of a network are."""
+    random = np.random.default_rng(seed)
+    mixing = random.normal(size=(channels, channels)) + np.eye(channels)
+    size = random.uniform(0.2, 2, channels) * random.choice([-1, 1], channels)
+    return torch.from_numpy(np.maximum(random.normal(size=(samples, channels)) @ mixing, 0) * size)
+
+
+def textbook(x: np.ndarray, remove: int) -> list[int]:
+    """Algorithm 1, as it is printed: every candidate set is summed anew."""
+    removed: list[int] = []
+    for _ in range(remove):
+        rest = [c for c in range(x.shape[1]) if c not in removed]
+        values = [np.square(x[:, [*removed, c]].sum(1)).sum() for c in rest]
+        removed.append(rest[int(np.argmin(values))])
+    return removed
+
+
+def lost(x: np.ndarray, kept: list[int], refitted: bool) -> float:
+    """Squared error of the output with these channels alone, each as it is or times its least-squares factor."""
+    y = x.sum(1)
+    factors = np.linalg.lstsq(x[:, kept], y, rcond=None)[0] if refitted else np.ones(len(kept))
+    return np.square(y - x[:, kept] @ factors).sum()
+
+
+def least_lost(x: np.ndarray, keep: int, refitted: bool) -> float:
+    return min(lost(x, list(kept), refitted) for kept in itertools.combinations(range(x.shape[1]), keep))
+
+
+@given(whole_numbers, st.data())
+def test_greedy_removal_is_the_textbook_loop(x, data):
+    remove = data.draw(st.integers(0, x.shape[1] - 1))
+    assert paper.greedy_removal(torch.from_numpy(x), remove).tolist() == textbook(x, remove)
+
+
+@given(problems, st.data())
+def test_greedy_removal_is_the_textbook_loop_for_real_numbers_too(x, data):
+    remove = data.draw(st.integers(0, x.shape[1] - 1))
+    assert paper.greedy_removal(x, remove).tolist() == textbook(x.numpy(), remove)
+    kept = paper.least_missed(x, x.shape[1] - remove)
+    assert sorted(kept.tolist() + textbook(x.numpy(), remove)) == list(range(x.shape[1]))
+    assert kept.tolist() == sorted(kept.tolist())
+
+
+def test_float32_samples_are_summed_in_float64():
+    x = torch.tensor([[1e4, 1.0, 1.0001], [1e4, 1.0, -1.0]])
+    assert paper.greedy_removal(x + 3e-5, 2).tolist() == textbook((x + 3e-5).double().numpy(), 2)
+    assert paper.rescale(x, x.sum(1)).dtype == torch.float64
+
+
+def test_channels_that_cancel_cost_nothing_together_and_greed_may_miss_it():
+    x = torch.tensor([[2.0, -2.0, 1.0], [-2.0, 2.0, 1.0], [2.0, -2.0, 1.0]])
+    assert lost(x.numpy(), [2], refitted=False) == 0 == least_lost(x.numpy(), 1, refitted=False)
+    assert paper.greedy_removal(x, 2).tolist() == [2, 1]  # the smallest first, then there is no way back
+    assert paper.matching_pursuit(x, 1).tolist() == [2]
+    assert paper.greedy_removal(x[:, :2], 1).tolist() == [0]
+
+
+def pursuit(x: np.ndarray, keep: int) -> list[int]:
+    """Orthogonal matching pursuit as it is told: the best single channel for the residual, then all refitted."""
+    kept: list[int] = []
+    residual = x.sum(1)
+    for _ in range(keep):
+        rest = [c for c in range(x.shape[1]) if c not in kept]
+        left = [np.square(residual - x[:, c] * (x[:, c] @ residual) / (x[:, c] @ x[:, c])).sum() for c in rest]
+        kept.append(rest[int(np.argmin(left))])
+        residual = x.sum(1) - x[:, kept] @ np.linalg.lstsq(x[:, kept], x.sum(1), rcond=None)[0]
+    return kept
+
+
+@given(problems, st.data())
+def test_matching_pursuit_refits_after_every_choice(x, data):
+    x = x + 1e-3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).double()  # no channel is all zero
+    keep = data.draw(st.integers(1, x.shape[1]))
+    found, expected = paper.matching_pursuit(x, keep).tolist(), pursuit(x.numpy(), keep)
+    if lost(x.numpy(), expected[:-1], refitted=True) > 1e-9 * np.square(x.numpy()).sum():  # else rounding chooses the last
+        assert found == expected
+
+
+@given(whole_numbers, st.data())
+def test_matching_pursuit_survives_channels_that_are_zero_or_copies(x, data):
+    x = np.concatenate([x, x[:, :1], 0 * x[:, :1]], axis=1)
+    keep = data.draw(st.integers(1, x.shape[1]))
+    kept = paper.matching_pursuit(torch.from_numpy(x), keep).tolist()
+    assert len(set(kept)) == keep and set(kept) <= set(range(x.shape[1]))
+    if keep >= np.linalg.matrix_rank(x):
+        assert lost(x, kept, refitted=True) <= 1e-9 * (1 + np.square(x).sum())
+
+
+def test_both_choices_against_exhaustive_search():
+    """Half of ten channels; the loss over the least possible, over 200 problems."""
+    ratios: dict[str, list[float]] = {"removal": [], "removal, refitted": [], "pursuit, refitted": []}
+    for seed in range(200):
+        x = contributions(60, 10, seed)
+        kept, chosen = paper.least_missed(x, 5).tolist(), paper.matching_pursuit(x, 5).tolist()
+        x = x.numpy()
+        best = least_lost(x, 5, refitted=True)
+        ratios["removal"].append(lost(x, kept, refitted=False) / least_lost(x, 5, refitted=False))
+        ratios["removal, refitted"].append(lost(x, kept, refitted=True) / best)
+        ratios["pursuit, refitted"].append(lost(x, chosen, refitted=True) / best)
+    for name, values in ratios.items():
+        optimal = np.mean(np.array(values) < 1 + 1e-9)
+        print(f"\n{name}: mean {np.mean(values):.3f}, worst {max(values):.3f}, optimal in {optimal:.0%}")
+        assert min(values) > 1 - 1e-9
+    assert np.mean(ratios["removal"]) < 1.5 and max(ratios["removal"]) < 10
+    assert np.mean(ratios["removal, refitted"]) < 1.5
+    assert np.mean(ratios["pursuit, refitted"]) < 1.5
+
+
+@given(problems, st.data())
+def test_rescale_is_least_squares(x, data):
+    kept = data.draw(st.integers(1, x.shape[1]))
+    expected, _, rank, singular = np.linalg.lstsq(x[:, :kept].numpy(), x.sum(1).numpy(), rcond=None)
+    factors = paper.rescale(x[:, :kept], x.sum(1)).numpy()
+    if rank == kept and singular[-1] > 1e-4 * singular[0]:
+        np.testing.assert_allclose(factors, expected, rtol=1e-6, atol=1e-6)
+    left = [np.square(x.sum(1).numpy() - x[:, :kept].numpy() @ w).sum() for w in (factors, expected)]
+    assert left[0] == pytest.approx(left[1], rel=1e-6, abs=1e-9)
+
+
+def test_what_the_samples_do_not_decide_is_not_rescaled():
+    x = contributions(30, 3)
+    dead = torch.cat([x, torch.zeros(30, 1)], dim=1)
+    assert paper.rescale(dead, 2 * x.sum(1)).tolist() == pytest.approx([2, 2, 2, 1])
+    copied = torch.cat([x, x[:, :1]], dim=1)
+    assert paper.rescale(copied, x.sum(1)).tolist() == pytest.approx([0.5, 1, 1, 0.5])
+
+
+CONVOLUTIONS = {
+    "plain": dict(kernel_size=3),
+    "stride and padding": dict(kernel_size=3, stride=2, padding=1),
+    "not square": dict(kernel_size=(3, 2), stride=(1, 2), padding=(0, 1), dilation=(1, 2)),
+    "same": dict(kernel_size=(3, 5), padding="same"),
+    "reflected": dict(kernel_size=3, padding=1, padding_mode="reflect"),
+    "1x1, no bias": dict(kernel_size=1, bias=False),
+}
+
+
+def shares_by_single_channels(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
+    """(N, outputs, c): each channel alone through the layer, all filters and positions."""
+    alone = []
+    for channel in range(inputs.shape[1]):
+        only = torch.zeros_like(inputs)
+        only[:, channel] = inputs[:, channel]
+        alone.append(layer(only) - (0 if layer.bias is None else layer.bias.view(-1, 1, 1)))
+    return torch.stack(alone, dim=-1).flatten(1, 3)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_sample_is_what_single_channels_give_at_a_position_of_the_next_layer(name):
+    torch.manual_seed(0)
+    layers = OrderedDict(first=nn.Conv2d(2, 5, 3), relu=nn.ReLU(), second=nn.Conv2d(5, 3, **CONVOLUTIONS[name]), end=nn.Flatten())
+    model = nn.Sequential(layers).double().eval()
+    images = torch.randn(4, 2, 8, 8, dtype=torch.float64)
+    rows = paper.channel_contributions(model, "first", images, positions=2000).view(4, 2000, 5)
+    with torch.no_grad():
+        shares = shares_by_single_channels(model.second, model[:2](images))
+    for image in range(4):
+        distance = torch.cdist(rows[image], shares[image])  # (samples, outputs)
+        assert distance.min(1).values.max() < 1e-6, "every sample is an output of its image"
+        assert distance.min(0).values.max() < 1e-6, "every output is drawn now and then"
+
+
+def test_behind_a_flatten_a_channel_is_all_its_positions():
+    model = models.pretrained("lenet-5", "mnist-5k").double()
+    images = data.load("mnist-5k").train.images[:6].double()
+    rows = paper.channel_contributions(model, "conv2", images, positions=3000).view(6, 3000, 50)
+    with torch.no_grad():
+        features = model[: list(dict(model.named_children())).index("flatten")](images)  # (6, 50, 4, 4)
+        shares = torch.einsum("ncp,fcp->nfc", features.flatten(2), model.fc1.weight.view(500, 50, 16))
+    for image in range(6):
+        distance = torch.cdist(rows[image], shares[image])
+        assert distance.min(1).values.max() < 1e-6 and (distance.min(0).values < 1e-6).float().mean() > 0.98
+
+
+def test_samples_follow_the_seed_and_the_model_is_left_as_it_was():
+    model = models.build("vgg-small").train()
+    before, images = copy.deepcopy(model.state_dict()), models.example_input("vgg-small", 130)
+    first, again, other = (paper.channel_contributions(model, "conv3", images, positions=2, seed=s) for s in (0, 0, 1))
+    assert first.shape == (260, 64) and torch.equal(first, again) and not torch.equal(first, other)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(module.training for module in model.modules()) and not model.conv4._forward_hooks
+
+
+class Scaled(nn.Module):
+    """A layer whose input channels are multiplied first: what folding has to equal."""
+
+    def __init__(self, layer: nn.Module, scales: Tensor, columns: int):
+        super().__init__()
+        self.layer = layer
+        self.scales = scales.repeat_interleave(columns)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x * self.scales.view(1, -1, *[1] * (x.dim() - 2)))
+
+
+@pytest.mark.parametrize(
+    ("network", "layer", "following", "columns"),
+    [
+        ("vgg-small", "conv3", "conv4", 1),
+        ("vgg-small", "conv6", "fc", 1),
+        ("lenet-5", "conv2", "fc1", 16),
+        ("lenet-5", "fc1", "fc2", 1),
+        ("resnet-20", "stage2.0.conv1", "stage2.0.conv2", 1),
+    ],
+)
+def test_folding_the_scales_is_scaling_the_channels(network, layer, following, columns):
+    torch.manual_seed(0)
+    model, images = models.build(network).double().eval(), models.example_input(network, 3).double()
+    scales = torch.rand(len(model.get_submodule(layer).weight), dtype=torch.float64) + 0.5
+    assert paper.reader(model, layer, images)[0] == following
+    before = copy.deepcopy(model.state_dict())
+    folded = paper.fold_scales(model, layer, scales, images)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    model.set_submodule(following, Scaled(model.get_submodule(following), scales, columns))
+    with torch.no_grad():
+        torch.testing.assert_close(folded(images), model(images), atol=1e-10, rtol=1e-8)
+
+
+class SideBySide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 5, 1), nn.Conv2d(9, 2, 3, padding=1)
+
+    def forward(self, x):
+        return self.third(torch.cat([self.first(x), self.second(x)], dim=1)).flatten(1)
+
+
+def test_of_a_reader_of_two_layers_only_the_ones_channels_are_touched():
+    torch.manual_seed(0)
+    model, images = SideBySide().double().eval(), torch.randn(5, 3, 6, 6, dtype=torch.float64)
+    name, columns = paper.reader(model, "second", images)
+    assert name == "third" and columns.flatten().tolist() == [4, 5, 6, 7, 8]
+    rows = paper.channel_contributions(model, "second", images, positions=1000).view(5, 1000, 5)
+    with torch.no_grad():
+        inputs = torch.cat([model.first(images), model.second(images)], dim=1)
+        shares = shares_by_single_channels(model.third, inputs)[:, :, 4:]
+        assert max(torch.cdist(rows[i], shares[i]).min(1).values.max() for i in range(5)) < 1e-6
+        scales = torch.rand(5, dtype=torch.float64)
+        folded = paper.fold_scales(model, "second", scales, images)(images)
+        model.second.weight.mul_(scales.view(-1, 1, 1, 1))
+        model.second.bias.mul_(scales)
+        torch.testing.assert_close(folded, model(images))
+
+
+class TwoReaders(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.second(x) + self.third(x)
+
+
+class Grouped(nn.Module):
+    def __init__(self, groups: int):
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=groups), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        return self.third(self.second(self.first(x))).mean((2, 3))
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.second = nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        return self.second(self.norm(self.first(x))).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "message"),
+    [
+        (models.build("resnet-20"), "stage2.0.conv2", r"made by stage2\.0\.conv2.*stage2\.1\.conv2.* and read by"),
+        (models.build("resnet-20"), "conv1", r"made by conv1, stage1\.\d\.conv2"),
+        (models.build("resnet-20"), "fc", "read by no dense layer or ungrouped convolution, and are an output of the network"),
+        (TwoReaders(), "first", "read by second, third; allowed is one"),
+        (Grouped(4), "first", "read by no dense layer or ungrouped convolution; allowed"),
+        (Normed(), "first", "pass 'norm', a GroupNorm, on their way"),
+        (models.build("vgg-small"), "conv7", "layer is 'conv7'; the model's dense layers"),
+    ],
+)
+def test_layers_that_do_not_qualify_are_refused_and_why(model, layer, message):
+    example = torch.randn(2, 4) if isinstance(model, TwoReaders) else torch.randn(2, 3, 32, 32)
+    with pytest.raises(ValueError, match=message):
+        paper.channel_contributions(model, layer, example)
+    assert layer not in paper.prunable_layers(model, example)
+
+
+@pytest.mark.parametrize(
+    ("network", "pattern", "count"),
+    [
+        ("resnet18", r"layer\d\.\d\.conv1", 8),  # of a block of two layers the first, of a bottleneck the first two
+        ("bottlenecks", r"layer\d\.\d\.conv[12]", 10),
+        ("squeezenet1_1", r"features\.(0|\d+\.expand\dx\d)", 17),  # two expansions side by side are read by one layer
+        # the expansions, read through a depthwise convolution; and where nothing is added to a block's output
+        ("mobilenet_v2", r"features\.(\d+\.conv\.0\.0|0\.0|1\.conv\.1|17\.conv\.2|18\.0)", 20),
+    ],
+)
+def test_which_layers_of_torchvisions_networks_qualify(network, pattern, count):
+    if network == "bottlenecks":
+        model = ResNet(Bottleneck, [2, 1, 1, 1]).eval()  # ResNet-50, but fewer
+    else:
+        model = torchvision.models.get_model(network, num_classes=7).eval()
+    found = paper.prunable_layers(model, torch.randn(1, 3, 32, 32))
+    assert len(found) == count and all(re.fullmatch(pattern, name) for name in found)
+
+
+def test_pruning_a_layer_by_hand():
+    """The steps one by one: what is removed, what is left, and what the scales are."""
+    model = models.pretrained("vgg-small", "mnist-m")
+    images = paper.sample_images(data.load("mnist-m").train, 2)
+    pruned = paper.prune_layer(model, "conv3", 20, images, positions=5, seed=3)
+    rows = paper.channel_contributions(model, "conv3", images, positions=5, seed=3).double().numpy()
+    kept = sorted(set(range(64)) - set(textbook(rows, 44)))
+    scales = np.linalg.lstsq(rows[:, kept], rows.sum(1), rcond=None)[0]
+    assert torch.equal(pruned.conv3.weight, model.conv3.weight[kept])
+    expected = model.conv4.weight[:, kept].detach().numpy() * scales[None, :, None, None]
+    np.testing.assert_allclose(pruned.conv4.weight.detach().numpy(), expected, rtol=1e-4, atol=1e-6)
+    assert pruned.conv4.weight.shape == (64, 20, 3, 3) and model.conv4.weight.shape == (64, 64, 3, 3)
+
+
+def with_dead_and_copied_filters() -> nn.Module:
+    """Filters 4 and 5 are dead, 6 and 7 do what 0 and 1 do."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.Flatten()).double().eval()
+    first, second = model[0], model[2]
+    first.weight.data[4:6], first.bias.data[4:6] = 0, 0
+    for tensor in (first.weight.data, first.bias.data, second.weight.data.transpose(0, 1)):
+        tensor[6:] = tensor[:2]
+    return model
+
+
+@pytest.mark.parametrize(("choose", "keep"), [(paper.least_missed, 6), (paper.matching_pursuit, 4)])
+def test_what_is_superfluous_goes_without_a_trace(choose, keep):
+    model, images = with_dead_and_copied_filters(), torch.randn(20, 3, 9, 9, dtype=torch.float64)
+    pruned = paper.prune_layer(model, "0", keep, images, choose=choose, positions=20)
+    assert pruned[0].weight.shape[0] == keep
+    with torch.no_grad():
+        torch.testing.assert_close(pruned(images), model(images), atol=1e-9, rtol=1e-7)
+
+
+def test_keeping_all_changes_nothing():
+    model, images = models.pretrained("vgg-small", "mnist-m"), data.load("mnist-m").train.images[:100]
+    pruned = paper.prune_layer(model, "conv2", 32, images)
+    with torch.no_grad():
+        torch.testing.assert_close(pruned(images), model(images), atol=1e-3, rtol=1e-3)
+
+
+def test_a_torchvision_network_is_pruned():
+    torch.manual_seed(0)
+    model, images = torchvision.models.resnet18(num_classes=5).eval(), torch.randn(6, 3, 64, 64)
+    pruned = paper.prune_layer(model, "layer2.0.conv1", 50, images)
+    assert pruned.layer2[0].conv1.out_channels == pruned.layer2[0].conv2.in_channels == 50
+    assert pruned(images).shape == (6, 5)
+
+
+@pytest.fixture(scope="module")
+def splits() -> data.Splits:
+    whole = data.load("mnist-m")
+    return data.Splits(whole.train.take(256), whole.test.take(200), whole.name, whole.requested)
+
+
+def test_images_are_drawn_for_each_class(splits):
+    images = paper.sample_images(splits.train, 3, seed=1)
+    places = [(splits.train.images == image).flatten(1).all(1).nonzero().item() for image in images]
+    assert splits.train.labels[places].bincount().tolist() == [3] * 10 and len(set(places)) == 30
+    assert torch.equal(images, paper.sample_images(splits.train, 3, seed=1))
+    assert not torch.equal(images, paper.sample_images(splits.train, 3, seed=2))
+    assert len(paper.sample_images(splits.train, 1000)) == 256
+
+
+KEEP = {"conv3": 40, "conv1": 20}  # given in another order than the model's
+
+
+def test_a_network_without_tuning_is_its_layers_one_after_another(splits):
+    model = models.pretrained("vgg-small", "mnist-m")
+    pruned = paper.prune_network(model, splits, KEEP, per_class=4, epochs=0, final_epochs=0, seed=5)
+    expected = model
+    for number, (layer, row) in enumerate(zip(["conv1", "conv3"], pruned.steps, strict=True)):
+        images = paper.sample_images(splits.train, 4, 5 + number)
+        expected = paper.prune_layer(expected, layer, KEEP[layer], images, seed=5 + number)
+        accuracy, macs = evaluate(expected, splits.test), cost.count(expected, splits.test.images[:1]).MACs.sum()
+        assert row == dict(layer=layer, kept=KEEP[layer], MACs=macs, pruned=accuracy, tuned=accuracy)
+    assert all(torch.equal(value, expected.state_dict()[key]) for key, value in pruned.model.state_dict().items())
+
+
+def test_a_network_is_tuned_after_every_layer_and_at_the_end(splits):
+    model = models.pretrained("vgg-small", "mnist-m")
+    before = copy.deepcopy(model.state_dict())
+    how = dict(per_class=4, epochs=0.5, final_epochs=1, lr=0.01, progress=False)
+    pruned, again = (paper.prune_network(model, splits, KEEP, **how) for _ in range(2))
+    assert [row["layer"] for row in pruned.steps] == ["conv1", "conv3", None] and not pruned.interrupted
+    assert pruned.steps == again.steps and pruned.steps[-1]["tuned"] == evaluate(pruned.model, splits.test)
+    assert all(torch.equal(value, again.model.state_dict()[key]) for key, value in pruned.model.state_dict().items())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert len(pruned.model.conv1.weight) == 20 and not torch.equal(pruned.model.fc.weight, model.fc.weight)
+
+
+def test_how_long_it_tunes_and_on_how_much(splits, monkeypatch):
+    calls = []
+
+    def fit(model, splits, **how):
+        calls.append((len(splits.train.labels), how["epochs"], how["schedule"], how["seed"], how["lr"]))
+        return History()
+
+    monkeypatch.setattr(paper, "fit", fit)
+    model = models.pretrained("vgg-small", "mnist-m")
+    paper.prune_network(model, splits, KEEP, per_class=2, epochs=0.25, final_epochs=3, lr=0.5)
+    assert calls == [(64, 1, "constant", 0, 0.5), (64, 1, "constant", 1, 0.5), (256, 3, "linear", 2, 0.5)]
+
+
+def test_a_run_that_is_interrupted_gives_what_it_has(splits, monkeypatch):
+    monkeypatch.setattr(paper, "fit", lambda *_, **__: History(interrupted=True))
+    pruned = paper.prune_network(models.pretrained("vgg-small", "mnist-m"), splits, KEEP, per_class=2)
+    assert pruned.interrupted and [row["layer"] for row in pruned.steps] == ["conv1"]
+    assert len(pruned.model.conv1.weight) == 20 and len(pruned.model.conv3.weight) == 64
+
+
+def test_another_rule_can_prune(splits):
+    def first(model, layer, keep, images, seed):
+        return surgery.keep_channels(model, layer, range(keep), images[:1])
+
+    model = models.pretrained("vgg-small", "mnist-m")
+    pruned = paper.prune_network(model, splits, KEEP, prune=first, epochs=0, final_epochs=0).model
+    assert torch.equal(pruned.conv3.weight, model.conv3.weight[:40])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: paper.greedy_removal(x, 6), "remove is 6; of 6 channels 0 to 5 can go"),
+        (lambda x: paper.greedy_removal(x, -1), "remove is -1"),
+        (lambda x: paper.least_missed(x, 0), "keep is 0; of 6 channels 1 to 6 can stay"),
+        (lambda x: paper.matching_pursuit(x, 7), "keep is 7; of 6 channels 1 to 6 can stay"),
+        (lambda x: paper.greedy_removal(x[0], 1), r"contributions are torch.float64 of shape \(6,\)"),
+        (lambda x: paper.greedy_removal(x[:0], 1), r"of shape \(0, 6\); expected floating point \(samples, channels\)"),
+        (lambda x: paper.greedy_removal(x.long(), 1), "contributions are torch.int64"),
+        (lambda x: paper.matching_pursuit(x * float("nan"), 1), "contributions hold NaN or infinity"),
+        (lambda x: paper.rescale(x, x.sum(1)[:3]), r"targets have shape \(3,\); expected \(20,\) finite numbers"),
+        (lambda x: paper.rescale(x, x.sum(1) / 0), "targets have shape"),
+        (lambda x: paper.channel_contributions(models.build("lenet-5"), "conv1", torch.randn(2, 1, 28, 28), positions=0),
+         "images are 2 and positions 0; expected 1 or more of each"),
+        (lambda x: paper.channel_contributions(models.build("lenet-5"), "conv1", torch.randn(0, 1, 28, 28)), "images are 0"),
+        (lambda x: paper.fold_scales(models.build("lenet-5"), "conv1", torch.ones(3), torch.randn(1, 1, 28, 28)),
+         r"scales have shape \(3,\); layer 'conv1' has 20 channels"),
+        (lambda x: paper.sample_images(data.load("mnist-m").train, 0), "per_class is 0; allowed are 1 and above"),
+        (lambda x: paper.prune_network(models.build("vgg-small"), data.load("mnist-m"), {"conv9": 3}),
+         "keep names conv9, of which the model has ; epochs is 1"),
+    ],
+)  # fmt: skip
+def test_the_impossible_is_refused_with_what_is_possible(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(contributions(20, 6))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_chooses_the_same():
+    model, images = models.pretrained("vgg-small", "mnist-m"), data.load("mnist-m").train.images[:50]
+    rows = [
+        paper.channel_contributions(m, "conv3", x, positions=20)
+        for m, x in ((model, images), (copy.deepcopy(model).cuda(), images.cuda()))
+    ]
+    torch.testing.assert_close(rows[0], rows[1].cpu(), atol=1e-2, rtol=1e-2)
+    there = rows[0].cuda()
+    for choose in (paper.least_missed, paper.matching_pursuit):
+        assert choose(there, 20).tolist() == choose(rows[0], 20).tolist()
+    torch.testing.assert_close(paper.rescale(there, there.sum(1)).cpu(), paper.rescale(rows[0], rows[0].sum(1)))
+    assert F.relu(paper.prune_layer(copy.deepcopy(model).cuda(), "conv3", 20, images.cuda())(images.cuda())).is_cuda
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    return models.pretrained("vgg-small", "mnist-m")
+
+
+def test_what_is_lost_and_the_best_set_of_all(network, splits):
+    x = paper.channel_contributions(network, "conv3", splits.train.images[:40])[:, 20:28]
+    for kept in ([0, 3, 5], [7]):
+        factors = paper.rescale(x[:, kept], x.sum(1))
+        expected = lost(x.double().numpy(), kept, refitted=True) / np.square(x.double().numpy().sum(1)).sum()
+        assert runs.lost(x, torch.tensor(kept), factors) == pytest.approx(expected)
+    for refitted in (False, True):
+        found = runs.exhaustive(x, 4, refitted).tolist()
+        assert lost(x.double().numpy(), found, refitted) == pytest.approx(least_lost(x.double().numpy(), 4, refitted))
+    ratios = runs.loss_ratios(x, 6, 3, problems=5)
+    assert len(ratios) == 5 and (ratios > 1 - 1e-6).all(axis=None)
+
+
+def test_the_rivals_keep_what_they_should(network, splits):
+    images = splits.train.images[:130]
+    with torch.no_grad():
+        zeros = (network[: list(dict(network.named_children())).index("relu2") + 1](images) == 0).double().mean((0, 2, 3))
+    sums = network.conv2.weight.detach().abs().sum((1, 2, 3))
+    for criterion, scores in {"weight sum": sums, "APoZ": -zeros}.items():
+        kept = runs.kept_by(criterion, network, "conv2", 10, images)
+        gone = sorted(set(range(32)) - set(kept.tolist()))
+        assert kept.tolist() == sorted(kept.tolist()) and scores[kept].min() >= scores[gone].max()
+    draws = [runs.kept_by("random", network, "conv2", 10, images, seed=seed).tolist() for seed in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
+    for criterion, rescaled in {"ThiNet": True, "ThiNet, not rescaled": False}.items():
+        kept = runs.kept_by(criterion, network, "conv2", 10, images)
+        assert torch.equal(kept, paper.least_missed(paper.channel_contributions(network, "conv2", images), 10))
+        pruned = runs.prune_by(criterion)(network, "conv2", 10, images)
+        assert torch.equal(pruned.conv2.weight, network.conv2.weight[kept])
+        assert torch.equal(pruned.conv3.weight, network.conv3.weight[:, kept]) != rescaled
+    with pytest.raises(ValueError, match="criterion is 'L2'; known are 'ThiNet'"):
+        runs.kept_by("L2", network, "conv2", 10, images)
+
+
+def test_more_samples_lose_no_more(network, splits):
+    pool = paper.channel_contributions(network, "conv3", splits.train.images[:100], positions=40).view(100, 40, 64)
+    held_out = paper.channel_contributions(network, "conv3", splits.train.images[100:], seed=1)
+    table = runs.losses_from_few(pool, held_out, 32, images=(2, 100), positions=(1, 40), seeds=3).set_index(
+        ["images", "positions"]
+    )
+    assert table["mean"][2, 1] > 1.5 * table["mean"][100, 40]
+    assert table["least"][100, 40] == pytest.approx(table["greatest"][100, 40]), "all of the pool: nothing is left to chance"
+    every = pool.flatten(0, 1)
+    kept = paper.least_missed(every, 32)
+    assert table["mean"][100, 40] == pytest.approx(
+        runs.lost(held_out, kept, paper.rescale(every[:, kept], every.sum(1))), rel=1e-4
+    )
+
+
+def test_layers_lose_alone_what_the_pruned_network_says_wrong(network, splits):
+    images, unseen = splits.train.images[:60], splits.train.images[60:120]
+    losses = runs.losses_alone(network, dict(conv2=16, conv5=128), images, unseen, seed=4)
+    pruned = paper.prune_layer(network, "conv2", 16, images, seed=4)
+    rows = [paper.channel_contributions(m, "conv2", unseen, seed=4).double().sum(1) for m in (network, pruned)]
+    assert losses["conv2"] == pytest.approx(((rows[0] - rows[1]).square().sum() / rows[0].square().sum()).item(), rel=1e-3)
+    assert losses["conv5"] == pytest.approx(0, abs=1e-9)  # all are kept
+
+
+def test_the_lasso_chooses_what_channel_pruning_keeps(network, splits):
+    images = splits.train.images[:60]
+    kept = runs.chosen_by_lasso(network, "conv3", 20, images, positions=40)
+    assert torch.equal(kept, channel_pruning.prune(network, images, {"conv4": 20}, positions=40).kept["conv4"])
+
+
+def test_agreement_by_hand():
+    table = runs.agreement({"a": torch.tensor([1, 2, 3, 4]), "b": torch.tensor([4, 3, 7, 8])})
+    assert table.loc["a", "b"] == table.loc["b", "a"] == 0.5 and table.loc["a", "a"] == 1
+
+
+def test_the_papers_sizes_follow_from_shapes():
+    table = runs.head_sizes()
+    with torch.device("meta"):
+        reference = torchvision.models.vgg16()
+    assert table.parameters["VGG-16"] == sum(p.numel() for p in reference.parameters()) / 1e6
+    for name, (parameters, flops) in runs.PAPER_SIZES.items():
+        assert table.parameters[name] == pytest.approx(parameters, abs=0.03)
+        assert table.FLOPs[name] == pytest.approx(flops, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["criterion", "half"])
+def test_a_row_of_each_kind(kind, splits, monkeypatch):
+    monkeypatch.setattr(runs.data, "load", lambda *_, **__: splits)
+    setting = next(s for s in runs.grid("smoke") if s["kind"] == kind)
+    row = runs.run(setting, seed=0, scale="smoke", device="cpu")
+    assert row["data set"] == "mnist-m" and 0.1 < row["tuned"] <= 1
+    assert row["MACs"] < 0.55 * row["MACs_before"] and row["parameters"] < 0.55 * row["parameters_before"]
+    table = runs.paper_table(pd.DataFrame([setting | row | dict(seed=0)]))
+    assert len(table) == 1 and table["tuned (%)"][0] == f"{100 * row['baseline']:.2f} -> {100 * row['tuned']:.2f}"
+    with pytest.raises(ValueError, match="kind is 'guess'"):
+        runs.run(dict(setting, kind="guess"), seed=0, scale="smoke", device="cpu")
