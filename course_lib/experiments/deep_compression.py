@@ -302,3 +302,25 @@ def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(table)
+
+
+def headline(rows: pd.DataFrame) -> pd.DataFrame:
+    """The main result, for the table over all papers; columns as in `runner.HEADLINE`."""
+    lines = []
+    for network, cited in PAPER.items():
+        group = rows[(rows.kind == "stages") & (rows.network == network) & (rows.setting == "paper")]
+        if group.empty:
+            continue
+        sizes, after = pd.DataFrame(group.bytes.tolist()), pd.Series([errors["P+Q"] for errors in group.errors])
+        lines.append(
+            {
+                "network": network,
+                "data set": ", ".join(sorted(set(group["data set"]))),
+                "counted": "bytes of the file",
+                "published": f"{cited['rate']}x, {cited['baseline']:.2f} -> {cited['error']:.2f} % error",
+                "rate": (sizes.dense / sizes.huffman).mean(),
+                "lost": after.mean() - group.baseline_error.mean(),
+                "seeds": group.seed.nunique(),
+            }
+        )
+    return pd.DataFrame(lines)

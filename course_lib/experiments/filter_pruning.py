@@ -305,3 +305,27 @@ def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(table)
+
+
+def headline(rows: pd.DataFrame) -> pd.DataFrame:
+    """The main result, for the table over all papers; columns as in `runner.HEADLINE`."""
+    lines = []
+    for network, kind in (("vgg-small", "pruned, long"), ("resnet-20", "pruned")):
+        group = rows[(rows.network == network) & (rows.kind == kind) & (rows.plan == "B")]
+        if group.empty:
+            continue
+        like = LIKE[network]
+        plan = "B" if (like, "B") in PAPER else "A"
+        cited, dense = PAPER[like, plan], PAPER[like, "baseline"]
+        lines.append(
+            {
+                "network": network,
+                "data set": ", ".join(sorted(set(group["data set"]))),
+                "counted": "MACs",
+                "published": f"{like}: {100 / (100 - cited[1]):.2f}x, {dense[0]:.2f} -> {cited[0]:.2f} % error",
+                "rate": (group.macs / group.macs_left).mean(),
+                "lost": (group.error - group.baseline_error).mean(),
+                "seeds": group.seed.nunique(),
+            }
+        )
+    return pd.DataFrame(lines)

@@ -5,6 +5,7 @@ A paper's experiments are a module of this package with
     grid(scale) -> list of settings, each a dict for JSON with a 'name'
     run(setting, *, seed, scale, device) -> dict    the row's figures and its 'data set', as values for JSON
     paper_table(rows: DataFrame) -> DataFrame       what the paper says and what the rows say
+    headline(rows: DataFrame) -> DataFrame          its main result, a line a network, with the columns HEADLINE
 
 Rows go to data/results/<paper>.json as they finish. A row that is there is not run again, so a run that was killed goes on
 where it was; a worker that dies costs the rows it was at, and these run elsewhere.
@@ -21,6 +22,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -29,6 +31,18 @@ from course_lib import scale as scales
 from course_lib.files import replacing
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "data" / "results"
+# In the order in which the course tells them
+PAPERS = {
+    "vector-quantization": "Gong 2014",
+    "weight-pruning": "Han 2015",
+    "network-trimming": "Hu 2016",
+    "filter-pruning": "Li 2017",
+    "deep-compression": "Han 2016",
+    "channel-pruning": "He 2017",
+    "thinet": "Luo 2017",
+}
+# What is `counted` is `rate` times less here, at `lost` points of accuracy, means over seeds; `published` is the paper's figure
+HEADLINE = ("network", "data set", "counted", "published", "rate", "lost", "seeds")
 
 
 def papers() -> list[str]:
@@ -86,21 +100,46 @@ def recorded(paper: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def command(paper: str, *, scale: str | None, seeds: int, device: str, scheduler: str | None) -> int:
+def paper_table(paper: str, scale: str = "lesson") -> pd.DataFrame:
+    """'paper / here' of the recorded rows of a scale; errors as of `recorded`."""
+    rows = recorded(paper)
+    return _module(_known(paper)).paper_table(rows[rows.scale == scale])
+
+
+def overview(scale: str = "lesson") -> pd.DataFrame:
+    """The main results of all papers that have rows at a scale: the columns 'paper' and HEADLINE."""
+    tables = []
+    for name, label in PAPERS.items():
+        rows = pd.DataFrame(_read(RESULTS / f"{name.replace('-', '_')}.json"))
+        if len(rows) and (rows.scale == scale).any():
+            lines = _module(name).headline(rows[rows.scale == scale])
+            if not lines.empty:
+                tables.append(lines[list(HEADLINE)].assign(paper=f"{label}, {name.replace('-', ' ')}"))
+    return pd.concat(tables, ignore_index=True)[["paper", *HEADLINE]] if tables else pd.DataFrame(columns=["paper", *HEADLINE])
+
+
+def overview_table(scale: str = "lesson") -> pd.DataFrame:
+    """`overview` in words."""
+    table = overview(scale)
+    figures = dict(rate="{:.1f}x".format, lost="{:+.2f}".format)
+    table = table.assign(**{name: table[name].map(form) for name, form in figures.items()})
+    return table.rename(columns=dict(counted="what is less", rate="here", lost="points lost here"))
+
+
+def command(paper: str, *, scale: str, seeds: int, device: str, scheduler: str | None) -> int:
     """`python -m course_lib reproduce`: runs one paper or 'all', prints 'paper / here', gives the exit code."""
     failed = 0
-    for name in papers() if paper == "all" else [_known(paper)]:
+    for name in PAPERS if paper == "all" else [_known(paper)]:
         try:
-            rows = reproduce(name, scale=scale, seeds=seeds, device=device, scheduler=scheduler)
+            reproduce(name, scale=scale, seeds=seeds, device=device, scheduler=scheduler)
         except RuntimeError as failures:
             print(failures)
             failed = 1
             continue
-        rows = rows[rows.scale == (scale or scales.name())]
-        print(f"\n{name}: {len(rows)} rows in {RESULTS / (name.replace('-', '_') + '.json')}")
-        print(
-            importlib.import_module(f"course_lib.experiments.{name.replace('-', '_')}").paper_table(rows).to_string(index=False)
-        )
+        print(f"\n{name}, rows of {RESULTS / (name.replace('-', '_') + '.json')}:")
+        print(paper_table(name, scale).to_string(index=False))
+    if paper == "all":
+        print(f"\nall papers, scale {scale}:\n{overview_table(scale).to_string(index=False)}")
     return failed
 
 
@@ -239,6 +278,10 @@ def _add(path: Path, row: dict) -> None:
         rows = {_key(old): old for old in _read(path)} | {_key(row): row}
         with replacing(path) as scratch:
             scratch.write_text(json.dumps([rows[key] for key in sorted(rows)], indent=1) + "\n", encoding="utf-8")
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"course_lib.experiments.{name.replace('-', '_')}")
 
 
 def _known(paper: str) -> str:

@@ -234,3 +234,10 @@ def paper_table(rows: pd.DataFrame, layers: str = "all") -> pd.DataFrame:
             "seeds": best.seeds,
         }
     )
+
+
+def headline(rows: pd.DataFrame) -> pd.DataFrame:
+    """The main result, for the table over all papers; columns as in `runner.HEADLINE`."""
+    best = best_rates(mean_points(rows))
+    best = best[best.method == "product"].assign(counted="bits of the dense layers", published=PAPER["product"], lost=best.loss)
+    return best[["network", "data set", "counted", "published", "rate", "lost", "seeds"]]

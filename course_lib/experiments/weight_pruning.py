@@ -216,3 +216,24 @@ def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(table)
+
+
+def headline(rows: pd.DataFrame) -> pd.DataFrame:
+    """The main result, for the table over all papers; columns as in `runner.HEADLINE`."""
+    lines = []
+    for network, cited in PAPER.items():
+        group = rows[(rows.kind == "rate") & (rows.network == network) & (rows.rate == cited["rate"])]
+        if group.empty:
+            continue
+        lines.append(
+            {
+                "network": network,
+                "data set": ", ".join(sorted(set(group["data set"]))),
+                "counted": "weights that are not zero",
+                "published": f"{cited['rate']}x, {cited['baseline']:.2f} -> {cited['error']:.2f} % error",
+                "rate": (group.weights / group.weights_kept).mean(),
+                "lost": (group.error - group.baseline_error).mean(),
+                "seeds": group.seed.nunique(),
+            }
+        )
+    return pd.DataFrame(lines)
