@@ -125,7 +125,10 @@ def report(model: nn.Module, example_input: Tensor, baseline: Report | None = No
 
 
 def count(model: nn.Module, example_input: Tensor) -> pd.DataFrame:
-    """Weights, non-zeros and MACs by layer, MACs for one image by torch's flop counter (which counts 2 a MAC)."""
+    """Weights, non-zeros and MACs by layer, MACs for one image by torch's flop counter (which counts 2 a MAC).
+
+    On the meta device, where only shapes are known, no weight counts as zero.
+    """
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(example_input)
     flops = counter.get_flop_counts()
@@ -133,14 +136,18 @@ def count(model: nn.Module, example_input: Tensor) -> pd.DataFrame:
     rows, counted = {}, set()
     for name, layer in model.named_modules():
         if isinstance(layer, LAYERS):
-            weights, nonzeros = layer.weight.numel(), int(layer.weight.count_nonzero())
-            macs = sum(flops.get(f"{prefix}.{name}", {}).values()) // 2 // len(example_input)
+            weights, nonzeros = layer.weight.numel(), _nonzeros(layer.weight)
+            macs = sum(flops.get(f"{prefix}.{name}".rstrip("."), {}).values()) // 2 // len(example_input)
             rows[name] = (weights, nonzeros, nonzeros / weights, macs, macs * nonzeros / weights)
             counted.add(id(layer.weight))
     others = [parameter for parameter in model.parameters() if id(parameter) not in counted]
-    total, nonzeros = sum(p.numel() for p in others), sum(int(p.count_nonzero()) for p in others)
+    total, nonzeros = sum(p.numel() for p in others), sum(_nonzeros(p) for p in others)
     rows["biases and norms"] = (total, nonzeros, nonzeros / total if total else 1.0, 0, 0.0)
     return pd.DataFrame.from_dict(rows, orient="index", columns=["weights", "nonzeros", "kept", "MACs", "MACs kept"])
+
+
+def _nonzeros(parameter: Tensor) -> int:
+    return parameter.numel() if parameter.is_meta else int(parameter.count_nonzero())
 
 
 def measure(model: nn.Module, example_input: Tensor, seconds: float = 0.2) -> float:

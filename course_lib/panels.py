@@ -4,18 +4,19 @@ import copy
 from collections.abc import Callable, Mapping
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
 from IPython.display import clear_output, display
 from torch import Tensor, nn
 
-from course_lib import cost, surgery
+from course_lib import cost, machine, surgery
 from course_lib.data import Split
 from course_lib.experiments import channel_pruning as channel_runs
 from course_lib.experiments import deep_compression as experiments
 from course_lib.experiments import thinet as thinet_runs
 from course_lib.experiments import vector_quantization
 from course_lib.papers import channel_pruning, deep_compression, filter_pruning, network_trimming, thinet, weight_pruning
-from course_lib.plots import BLUE, COLOURS, VERMILION, matrices, share_histograms, stacked_bars, tiles
+from course_lib.plots import BLUE, COLOURS, VERMILION, matrices, roofline, share_histograms, stacked_bars, tiles
 from course_lib.training import evaluate
 
 
@@ -310,6 +311,42 @@ def contributions_panel(model: nn.Module, images: Tensor, split: Split):
         "criterion": ipywidgets.Dropdown(options=thinet_runs.CRITERIA, value="ThiNet", description="criterion"),
     }
     return _panel(controls, lambda chosen: contributions_view(model, images, split, **chosen))
+
+
+def roofline_view(roof: machine.Roof, layers: pd.DataFrame, batch: int, bits: int) -> plt.Figure:
+    """Where the layers of a network lie below a machine's roofs, how many wait for memory, and the least time of an image.
+
+    Args:
+        roof: of the machine.
+        layers: as `machine.traffic` gives them.
+        batch: images at a time.
+        bits: of a stored weight; arithmetic and activations stay float32.
+    """
+    intensity = machine.intensity(layers, batch, bits)
+    rates = intensity.map(roof.reachable)
+    least = layers.MACs / rates  # seconds an image
+    waits = intensity < roof.ridge
+    share = least[waits].sum() / least.sum()
+    groups = {kind: (intensity[layers.kind == kind], rates[layers.kind == kind]) for kind in ("dense", "convolution")}
+    title = f"{waits.sum()} of {len(layers)} layers wait for memory, {share:.0%} of at least {1e3 * least.sum():.3g} ms an image"
+    groups = {kind: points for kind, points in groups.items() if len(points[0])}
+    return roofline(roof.rate, roof.bandwidth, groups, title=title)
+
+
+def roofline_panel(roof: machine.Roof, networks: Mapping[str, pd.DataFrame]):
+    """Network, batch and bits of a weight over `roofline_view`; gives an ipywidgets box."""
+    import ipywidgets
+
+    controls = {
+        "network": ipywidgets.Dropdown(options=list(networks), value=list(networks)[-1], description="network"),
+        "batch": ipywidgets.SelectionSlider(
+            options=[2**i for i in range(9)], value=1, description="batch", continuous_update=False
+        ),
+        "bits": ipywidgets.SelectionSlider(
+            options=[1, 2, 4, 8, 16, 32], value=32, description="bits a weight", continuous_update=False
+        ),
+    }
+    return _panel(controls, lambda chosen: roofline_view(roof, networks[chosen.pop("network")], **chosen))
 
 
 def _panel(sliders: Mapping[str, object], view: Callable[[Mapping[str, float]], plt.Figure]):

@@ -172,4 +172,26 @@ def overview(table: pd.DataFrame) -> plt.Figure:
     ax.set_xticks(ticks, [f"{tick}x" for tick in ticks])
     ax.minorticks_off()
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+
+
+def roofline(
+    rate: float, bandwidth: float, points: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str
+) -> plt.Figure:
+    """The two limits of a machine, and groups of layers below them.
+
+    Args:
+        rate: MACs a second.
+        bandwidth: bytes a second.
+        points: name of a group -> (MACs per byte, MACs a second), a number each for every layer.
+        title: the finding.
+    """
+    fig, ax = plt.subplots(figsize=(7.0, 3.8))
+    every = np.concatenate([np.asarray(x, dtype=float) for x, _ in points.values()])
+    x = np.geomspace(min(0.1, every.min()) / 2, max(100.0, every.max()) * 2, 200)
+    ax.plot(x, np.minimum(rate, x * bandwidth) / 1e9, color="grey", linewidth=2, label="the two roofs")
+    ax.axvline(rate / bandwidth, color="grey", linewidth=1, linestyle=":")
+    for (name, (intensities, rates)), marker, colour in zip(points.items(), MARKERS, COLOURS, strict=False):
+        ax.scatter(intensities, np.asarray(rates) / 1e9, 38, color=colour, marker=marker, label=name, zorder=3)
+    ax.set(xscale="log", yscale="log", title=title, xlabel="MACs per byte (log scale)", ylabel="10$^9$ MACs a second (log scale)")
+    ax.legend(loc="lower right")
     return fig

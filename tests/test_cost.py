@@ -4,6 +4,7 @@ import copy
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.sparse import csr_matrix
@@ -38,6 +39,15 @@ def test_macs_are_those_counted_by_hand_for_one_image(name, batch):
 def test_macs_of_the_large_networks_are_the_papers(name, published):
     """Li et al. 2017, table 1."""
     assert cost.count(models.build(name).eval(), models.example_input(name)).MACs.sum() == pytest.approx(published, rel=0.01)
+
+
+def test_on_the_meta_device_no_weight_counts_as_zero():
+    real = models.build("vgg-small").eval()
+    for parameter in real.parameters():
+        parameter.data.fill_(1.0)
+    with torch.device("meta"):
+        counts = cost.count(models.build("vgg-small").eval(), torch.empty(1, 3, 32, 32))
+    pd.testing.assert_frame_equal(counts, cost.count(real, models.example_input("vgg-small")))
 
 
 def test_counts_of_a_pruned_network_by_hand(pruned):

@@ -16,7 +16,7 @@ STOREYS = [
     ["download", "stand_ins"],
     ["data", "models", "coders", "kmeans"],
     ["surgery", "storage", "cost", "training", "features"],
-    ["papers"],
+    ["papers", "machine"],
     ["experiments"],
     ["plots"],  # what the leaves draw with
     ["notebook", "panels", "classroom", "execute", "doctor", "front_page", "convert"],  # leaves: only the command line calls some

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from course_lib import data, notebook, panels, plots
+from course_lib import data, machine, models, notebook, panels, plots
 from course_lib.experiments import channel_pruning as channel_runs
 from course_lib.papers import channel_pruning, network_trimming, weight_pruning
 
@@ -101,6 +101,21 @@ def test_the_trimming_panel_counts_what_is_left_on_either_side():
     panel.children[2].value = "loud ones go"
 
 
+def test_the_roofline_panel_says_who_waits_for_memory():
+    with torch.device("meta"):
+        layers = machine.traffic(models.build("lenet-5"), torch.empty(1, 1, 28, 28))
+    roof = machine.Roof(rate=10e9, bandwidth=4e9)  # ridge 2.5; conv1 5.7, conv2 13, fc1 and fc2 a quarter
+    title = panels.roofline_view(roof, layers, batch=1, bits=32).axes[0].get_title("left")
+    least = (288_000 + 1_600_000) / 10e9 + 4 * (400_000 + 1_300 + 5_000 + 510) / 4e9
+    share = 4 * (400_000 + 1_300 + 5_000 + 510) / 4e9 / least
+    assert title == f"2 of 4 layers wait for memory, {share:.0%} of at least {1e3 * least:.3g} ms an image"
+    title = panels.roofline_view(roof, layers, batch=256, bits=32).axes[0].get_title("left")
+    assert title.startswith("1 of 4")  # fc2: 5,000 / (4 * 510) is below 2.5 for any batch
+    panel = panels.roofline_panel(roof, {"lenet-5": layers, "dense layers": layers[layers.kind == "dense"]})
+    assert [control.description for control in panel.children[:-1]] == ["network", "batch", "bits a weight"]
+    panel.children[1].value = 64
+
+
 def test_moving_a_slider_redraws():
     env = notebook.start("mnist")
     panel = panels.threshold_panel(env.baseline("lenet-300-100"), env.splits.test.take(50))
@@ -142,6 +157,7 @@ def test_every_figure_has_a_title_and_named_axes():
         plots.weight_histograms({"a": torch.randn(10).numpy()}, title="t"),
         plots.share_histograms({"a": torch.rand(10).numpy()}, title="t", xlabel="x", gone={"a": torch.rand(10).numpy() > 0.5}),
         plots.matrices({"a": torch.eye(2).numpy()}, title="t", unit="u", values=True),
+        plots.roofline(1e9, 1e9, {"a": ([0.5, 2.0], [4e8, 9e8])}, title="t"),
     ]
     for fig in figures:
         ax = fig.axes[0]

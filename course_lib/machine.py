@@ -1,0 +1,214 @@
+"""What this machine can do, what a layer asks of it, and which of the two roofs stops it: the roofline model.
+
+    seconds  >=  max(MACs / rate, bytes / bandwidth),      MACs per second  <=  min(rate, intensity * bandwidth)
+
+with intensity = MACs / bytes (Williams, Waterman, Patterson 2009, who count FLOPs: two a MAC). Everything is measured on the
+processor, also where there is a GPU, and by default on one thread: the load of other programs disturbs that least. A time is
+the shortest of several, since nothing makes a program faster than the machine allows.
+"""
+
+import copy
+import timeit
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from course_lib import cost
+
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+SIZES = (256, 512, 1024)  # of the matrices whose product is timed: small ones may stay in a cache, large ones keep a kernel busy
+FLOAT = 4  # bytes
+
+
+class Roof(NamedTuple):
+    """The two limits of a machine."""
+
+    rate: float  # MACs a second, float32
+    bandwidth: float  # bytes a second read from main memory
+
+    @property
+    def ridge(self) -> float:
+        """MACs per byte from which on arithmetic is the limit, not memory."""
+        return self.rate / self.bandwidth
+
+    def reachable(self, intensity: float) -> float:
+        """The most MACs a second at `intensity` MACs per byte."""
+        return min(self.rate, intensity * self.bandwidth)
+
+
+def cache_sizes(folder: Path = CACHES) -> dict[str, int]:
+    """Bytes of the first processor's caches by level, 'L1' for data, as Linux tells them; empty where it does not.
+
+    Args:
+        folder: with a folder `index0`, `index1`... for each cache.
+    """
+    sizes = {}
+    for cache in sorted(folder.glob("index*")):
+        try:
+            level, kind, size = ((cache / name).read_text().strip() for name in ("level", "type", "size"))
+            if kind != "Instruction":
+                sizes[f"L{int(level)}"] = int(size[:-1]) * UNITS[size[-1]]
+        except (OSError, ValueError, KeyError, IndexError):  # a virtual machine may hide some of it
+            continue
+    return sizes
+
+
+def best_seconds(run: Callable[[], object], *, seconds: float = 0.1, threads: int = 1, cold: bool = False) -> float:
+    """The shortest time of `run`, warmed up, of three repeats or of as many more as go into about `seconds`.
+
+    Args:
+        run: what to time, called without arguments under `torch.inference_mode`.
+        seconds: of measuring.
+        threads: of torch while measuring; afterwards the number is what it was.
+        cold: whether the caches are filled with other data before every repeat, as the other layers of a network do it.
+
+    Raises:
+        ValueError: `threads` is below 1.
+    """
+    _check(threads=threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            run()
+            setup = partial(torch.Tensor.add_, _other_data(), 1.0) if cold else "pass"
+            times = timeit.repeat(run, setup, repeat=3, number=1)
+            return min(times + timeit.repeat(run, setup, repeat=min(1000, int(seconds / min(times))), number=1))
+    finally:
+        torch.set_num_threads(before)
+
+
+def _other_data() -> Tensor:
+    """More than the last cache holds, as far as that is known."""
+    return torch.ones(max(2**26, 2 * max(cache_sizes().values(), default=0)) // FLOAT)
+
+
+def multiply_rate(size: int, **timing) -> float:
+    """MACs a second of the product of two `size` x `size` matrices, float32; `timing` goes to `best_seconds`.
+
+    Raises:
+        ValueError: `size` is below 1.
+    """
+    _check(size=size)
+    a, b, out = torch.ones(3, size, size)
+    return size**3 / best_seconds(partial(torch.mm, a, b, out=out), **timing)
+
+
+def read_rate(size: int, **timing) -> float:
+    """Bytes a second at which an array of `size` bytes is summed up, again and again; `timing` goes to `best_seconds`.
+
+    An array that fits into a cache is read from there, a longer one from main memory. An addition is cheap enough not to be
+    the limit. Short arrays are summed several times in one measurement, or the call would be what is measured.
+
+    Raises:
+        ValueError: `size` is below 4, one number.
+    """
+    _check(least=FLOAT, size=size)
+    times = max(1, 2**20 // size)
+    array = torch.ones(1, size // FLOAT).expand(times, -1)
+    return times * size / best_seconds(lambda: array.sum(1), **timing)
+
+
+def roof(*, seconds: float = 0.2, threads: int = 1) -> Roof:
+    """Measures the two limits: the best product of several sizes, and reading far more than the caches hold."""
+    rate = max(multiply_rate(size, seconds=seconds, threads=threads) for size in SIZES)
+    return Roof(rate, read_rate(2 * _other_data().nbytes, seconds=seconds, threads=threads))
+
+
+def traffic(model: nn.Module, example_input: Tensor) -> pd.DataFrame:
+    """What one image asks of a machine, by dense or convolutional layer, in the model's order.
+
+    Only shapes are needed: a model built under `torch.device("meta")`, with an input there, takes no memory and no time.
+
+    Args:
+        model: any network that calls each of its layers once; it is left as it was, in its mode.
+        example_input: a batch (N, ...) on the model's device.
+
+    Returns:
+        A row a layer: kind ('dense' or 'convolution'), weights (how many, no biases), inputs and outputs (how many
+        activations an image), MACs.
+
+    Raises:
+        ValueError: the model runs no dense or convolutional layer, or `example_input` is no batch.
+    """
+    if example_input.dim() < 2 or len(example_input) == 0:
+        raise ValueError(f"example_input has the shape {tuple(example_input.shape)}; expected (N, ...) with N of 1 or more")
+    shapes = _shapes(model, example_input)
+    if not shapes:
+        raise ValueError(f"model is a {type(model).__name__} without dense or convolutional layers that run")
+    counts = cost.count(model, example_input).loc[list(shapes)]
+    kinds = ["dense" if isinstance(model.get_submodule(name), nn.Linear) else "convolution" for name in shapes]
+    inputs, outputs = zip(*((ins[1:].numel(), outs[1:].numel()) for ins, outs in shapes.values()), strict=True)
+    return pd.DataFrame(dict(kind=kinds, weights=counts.weights, inputs=inputs, outputs=outputs, MACs=counts.MACs))
+
+
+def bytes_moved(layers: pd.DataFrame, batch: int = 1, bits: float = 32) -> pd.Series:
+    """Bytes that each layer of `traffic` must move at least for a batch: weights once, of `bits` each; activations as floats.
+
+    Raises:
+        ValueError: `batch` or `bits` is below 1.
+    """
+    _check(batch=batch, bits=bits)
+    return layers.weights * bits / 8 + FLOAT * batch * (layers.inputs + layers.outputs)
+
+
+def intensity(layers: pd.DataFrame, batch: int = 1, bits: float = 32) -> pd.Series:
+    """MACs per byte of each layer of `traffic`; for a large dense layer about a quarter of the batch."""
+    return batch * layers.MACs / bytes_moved(layers, batch, bits)
+
+
+def layer_seconds(model: nn.Module, example_input: Tensor, names: Iterable[str], batch: int = 1, **timing) -> pd.Series:
+    """Measured seconds of single layers for a batch, from cold caches, each with weights and inputs of its shape, one at a time.
+
+    Args:
+        model: as for `traffic`, best on the meta device: a layer's weights are made when it is measured and dropped afterwards.
+        example_input: an image (1, ...) on the model's device.
+        names: of the layers to measure.
+        batch: of images.
+        timing: arguments of `best_seconds`.
+
+    Raises:
+        ValueError: a name that is none of a dense or convolutional layer of the model, or a batch below 1.
+    """
+    _check(batch=batch)
+    shapes = _shapes(model, example_input)
+    measured = {}
+    for name in names:
+        if name not in shapes:
+            raise ValueError(f"names has {name!r}; dense and convolutional layers are {', '.join(shapes)}")
+        layer = copy.deepcopy(model.get_submodule(name)).to_empty(device="cpu")
+        for parameter in layer.parameters():
+            nn.init.constant_(parameter, 0.01)  # pages that were never written are no memory yet
+        images = torch.full((batch, *shapes[name][0][1:]), 0.5)
+        measured[name] = best_seconds(partial(layer, images), cold=True, **timing)
+    return pd.Series(measured)
+
+
+@torch.no_grad()
+def _shapes(model: nn.Module, example_input: Tensor) -> dict[str, tuple[torch.Size, torch.Size]]:
+    """Dense or convolutional layer -> (shape of its input, of its output), in the model's order."""
+    seen: dict[str, tuple[torch.Size, torch.Size]] = {}
+
+    def record(name: str, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[name] = inputs[0].shape, output.shape
+
+    layers = [name for name, module in model.named_modules() if isinstance(module, cost.LAYERS)]
+    hooks = [model.get_submodule(name).register_forward_hook(partial(record, name)) for name in layers]
+    try:
+        model(example_input)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: seen[name] for name in layers if name in seen}
+
+
+def _check(least: int = 1, **given: float) -> None:
+    for name, value in given.items():
+        if value < least:
+            raise ValueError(f"{name} is {value}; allowed are {least} and above")
