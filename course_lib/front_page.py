@@ -1,4 +1,7 @@
-"""README's tables and picture, taken from the recorded rows and the executed notebooks: `python -m course_lib results`."""
+"""README's tables and picture, and the contents of the notebooks, taken from the recorded rows and the executed notebooks.
+
+`python -m course_lib results` brings them in step.
+"""
 
 import base64
 import io
@@ -18,10 +21,17 @@ ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- results: (?P<paper>[\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 PICTURE = "front-page"  # the tag of the cell whose figure README shows
 IMAGES = Path("notebooks/images")
+CONTENTS = re.compile(r"(<!-- contents -->\n).*?(<!-- /contents -->)", re.DOTALL)
+CARD = {  # what the contents tell, from a notebook's first cell
+    "notebook": re.compile(r"^# (.+)$", re.MULTILINE),
+    "paper": re.compile(r"^\*\*Papers?\.\*\* (.+)$", re.MULTILINE),
+    "you will": re.compile(r"^\*\*You will\*\* (.+)$", re.MULTILINE),
+    "time": re.compile(r"^\| Time \| (?:about )?(.+?) \|$", re.MULTILINE),
+}
 
 
 def command(root: Path = ROOT) -> int:
-    """Brings README.md and its pictures in step; prints what changed."""
+    """Brings README.md, its pictures and the contents of the notebooks in step; prints what changed."""
     for path, content in wanted(root).items():
         if path.is_file() and path.read_bytes() == content:
             continue
@@ -32,10 +42,16 @@ def command(root: Path = ROOT) -> int:
 
 
 def wanted(root: Path = ROOT) -> dict[Path, bytes]:
-    """File -> what it should hold, for README.md and each picture."""
+    """File -> what it should hold, for README.md, each picture and the contents of the notebooks."""
     readme = (root / "README.md").read_text(encoding="utf-8")
     files = {root / "README.md": BLOCK.sub(_filled, readme).encode()}
-    for path in sorted((root / "notebooks").glob("*.ipynb")):
+    notebooks = sorted((root / "notebooks").glob("*.ipynb"))
+    page = root / "notebooks" / "README.md"
+    if page.is_file():
+        table = markdown(pd.DataFrame([_card(path) for path in notebooks]))
+        text = CONTENTS.sub(lambda block: block[1] + table + block[2], page.read_text(encoding="utf-8"))
+        files[page] = text.encode()
+    for path in notebooks:
         for cell in nbformat.read(path, as_version=4).cells:
             if PICTURE in cell.metadata.get("tags", []):
                 pictures = [out.data["image/png"] for out in cell.outputs if "image/png" in out.get("data", {})]
@@ -62,6 +78,16 @@ def _filled(block: re.Match) -> str:
     if block["paper"] == "overview":
         return block[1] + markdown(runner.overview_table()) + block[3]
     return block[1] + markdown(runner.paper_table(block["paper"])) + block[3]
+
+
+def _card(path: Path) -> dict[str, str]:
+    """A notebook's row of the contents; a card that lacks one of them raises ValueError."""
+    text, row = nbformat.read(path, as_version=4).cells[0].source, {}
+    for column, pattern in CARD.items():
+        if (found := pattern.search(text)) is None:
+            raise ValueError(f"the first cell of {path.name} does not tell {column!r}: no match for {pattern.pattern}")
+        row[column] = found[1]
+    return row | {"notebook": f"[{row['notebook']}]({path.name})"}
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -8,6 +8,7 @@ the shortest of several, since nothing makes a program faster than the machine a
 """
 
 import copy
+import time
 import timeit
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -24,6 +25,7 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 SIZES = (256, 512, 1024)  # of the matrices whose product is timed: small ones may stay in a cache, large ones keep a kernel busy
 FLOAT = 4  # bytes
+FINE = time.get_clock_info("thread_time").resolution < 1e-6  # on Windows it counts in steps of milliseconds
 
 
 class Roof(NamedTuple):
@@ -60,7 +62,10 @@ def cache_sizes(folder: Path = CACHES) -> dict[str, int]:
 
 
 def best_seconds(run: Callable[[], object], *, seconds: float = 0.1, threads: int = 1, cold: bool = False) -> float:
-    """The shortest time of `run`, warmed up, of three repeats or of as many more as go into about `seconds`.
+    """The shortest time of `run`, warmed up, of three repeats and of as many more as go into about `seconds`.
+
+    On one thread it is this thread's own time, where the system tells it finely enough: what other programs take while it
+    waits for its turn is not in it. What they take of the caches and of the bandwidth is.
 
     Args:
         run: what to time, called without arguments under `torch.inference_mode`.
@@ -75,11 +80,14 @@ def best_seconds(run: Callable[[], object], *, seconds: float = 0.1, threads: in
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
+        timer = time.thread_time if threads == 1 and FINE else time.perf_counter
+        repeat = partial(timeit.repeat, run, number=1, timer=timer)
         with torch.inference_mode():
             run()
             setup = partial(torch.Tensor.add_, _other_data(), 1.0) if cold else "pass"
-            times = timeit.repeat(run, setup, repeat=3, number=1)
-            return min(times + timeit.repeat(run, setup, repeat=min(1000, int(seconds / min(times))), number=1))
+            times = repeat(setup, repeat=3)
+            more = min(20 if cold else 1000, int(seconds / min(times)))  # the other data takes its time, too
+            return min(times + repeat(setup, repeat=more))
     finally:
         torch.set_num_threads(before)
 

@@ -192,6 +192,8 @@ def roofline(
     ax.axvline(rate / bandwidth, color="grey", linewidth=1, linestyle=":")
     for (name, (intensities, rates)), marker, colour in zip(points.items(), MARKERS, COLOURS, strict=False):
         ax.scatter(intensities, np.asarray(rates) / 1e9, 38, color=colour, marker=marker, label=name, zorder=3)
-    ax.set(xscale="log", yscale="log", title=title, xlabel="MACs per byte (log scale)", ylabel="10$^9$ MACs a second (log scale)")
+    lowest = min(rate / 500, *(np.min(y) / 2 for _, y in points.values()))
+    ax.set(xscale="log", xlabel="MACs per byte (log scale)", title=title)
+    ax.set(yscale="log", ylabel="10$^9$ MACs a second (log scale)", ylim=(lowest / 1e9, 2 * rate / 1e9))
     ax.legend(loc="lower right")
     return fig

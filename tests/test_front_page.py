@@ -2,7 +2,10 @@
 
 import json
 
+import nbformat
 import pandas as pd
+import pytest
+from nbformat.v4 import new_markdown_cell, new_notebook
 from PIL import Image
 
 from course_lib import front_page
@@ -40,3 +43,43 @@ def test_the_picture_of_all_papers_is_drawn_anew_when_a_row_changes(monkeypatch,
     monkeypatch.undo()
     monkeypatch.setattr(front_page.runner, "overview", lambda: table.assign(lost=table.lost + 1))
     assert front_page._overview(path) != first
+
+
+def notebook(folder, name, *lines):
+    nbformat.write(new_notebook(cells=[new_markdown_cell("\n\n".join(lines))]), folder / name)
+
+
+CARD = ["# 01 · Codes", "**Paper.** Gong: *Codes*, 2014", "**You will** code.", "| Time | about 3 minutes at lesson scale |"]
+
+
+def test_the_contents_are_those_of_the_notebooks_in_order(tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    (tmp_path / "README.md").write_text("")
+    (folder / "README.md").write_text("before\n<!-- contents -->\nold\n<!-- /contents -->\nafter\n")
+    notebook(folder, "02_later.ipynb", "# 02 · Later", *CARD[1:])
+    notebook(folder, "01_codes.ipynb", *CARD)
+    front_page.command(tmp_path)
+    assert (folder / "README.md").read_text().splitlines() == [
+        "before",
+        "<!-- contents -->",
+        "| notebook | paper | you will | time |",
+        "| --- | --- | --- | --- |",
+        "| [01 · Codes](01_codes.ipynb) | Gong: *Codes*, 2014 | code. | 3 minutes at lesson scale |",
+        "| [02 · Later](02_later.ipynb) | Gong: *Codes*, 2014 | code. | 3 minutes at lesson scale |",
+        "<!-- /contents -->",
+        "after",
+    ]
+
+
+@pytest.mark.parametrize("missing", range(4))
+def test_a_card_that_lacks_something_is_named(missing, tmp_path):
+    notebook(tmp_path, "01_codes.ipynb", *CARD[:missing], *CARD[missing + 1 :])
+    with pytest.raises(ValueError, match="01_codes.ipynb does not tell '(notebook|paper|you will|time)'"):
+        front_page._card(tmp_path / "01_codes.ipynb")
+
+
+def test_the_committed_contents_link_every_notebook_once():
+    text = (front_page.ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
+    for path in (front_page.ROOT / "notebooks").glob("*.ipynb"):
+        assert text.count(f"]({path.name})") == 1
