@@ -172,6 +172,7 @@ def overview(table: pd.DataFrame) -> plt.Figure:
     ax.set_xticks(ticks, [f"{tick}x" for tick in ticks])
     ax.minorticks_off()
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    return fig
 
 
 def roofline(
