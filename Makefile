@@ -13,7 +13,8 @@ UV = uv==0.13.9
 VENV_PYTHON = .venv/bin/python
 PIP = $(VENV_PYTHON) -m uv pip
 COURSE = $(VENV_PYTHON) -m course_lib
-PYTEST = COURSE_SCALE=smoke $(VENV_PYTHON) -m pytest -q
+PYTEST = COURSE_SCALE=smoke OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q
+# A process a core, a thread each: more threads than cores wait for each other
 PARALLEL = -n logical --maxprocesses 8 --dist loadscope
 ONE = $(if $(N),--only $(N))
 

@@ -18,7 +18,8 @@ def wholly_silent(batches):
         2,
         """
 def widest_fc1(conv2, rate):
-    fits = [f for f in range(1, 3000) if runs.size(runs.lenet(conv2, 1)) + (f - 1) * (16 * conv2 + 11) <= 431080 / rate]
+    one = runs.size(runs.lenet(conv2, 1))
+    fits = [f for f in range(1, 3000) if one + (f - 1) * (16 * conv2 + 11) <= 431080 / rate]
     if not fits:
         raise ValueError("no")
     return fits[-1]
