@@ -22,8 +22,6 @@ from numbers import Integral
 from typing import NamedTuple
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import lars_path_gram
 from torch import Tensor, nn
 
 from course_lib import cost, features, surgery
@@ -103,6 +101,9 @@ def lasso_path(gram: Tensor, products: Tensor, samples: int) -> tuple[Tensor, Te
         The penalties at which a channel comes or goes, falling to zero, (k,), and beta at each, (k, c), in between linear;
         float64, on the CPU.
     """
+    from sklearn.exceptions import ConvergenceWarning  # here: its import takes seconds
+    from sklearn.linear_model import lars_path_gram
+
     scale = gram.diagonal().mean().item() or 1.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of channels that repeat others: they stay out, as they should
