@@ -1,0 +1,172 @@
+"""Which cells of a submission count, and which are run.
+
+What a student hands in is laid into the instructor's notebook: of the cells that nbgrader knows, only answers are the
+student's; tests, points and questions are the instructor's again, whatever was done to them.
+"""
+
+import ast
+import copy
+import symtable
+from collections.abc import Iterator
+
+import nbformat
+from IPython.core.inputtransformer2 import TransformerManager
+from nbformat import NotebookNode
+from nbgrader import utils
+from nbgrader.preprocessors import ClearHiddenTests
+
+
+def is_test(cell: NotebookNode) -> bool:
+    """Whether a cell is graded by running it."""
+    return cell.cell_type == "code" and utils.is_grade(cell) and not utils.is_solution(cell)
+
+
+def is_setup(cell: NotebookNode) -> bool:
+    """Whether a cell makes what exercises may rely on."""
+    return cell.cell_type == "code" and "setup" in cell.metadata.get("tags", [])
+
+
+def grade_id(cell: NotebookNode) -> str | None:
+    """The name by which nbgrader knows a cell; None for any other cell."""
+    known = cell.metadata.get("nbgrader")
+    found = known.get("grade_id") if isinstance(known, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def released(cell: NotebookNode) -> str:
+    """The source of a test or question as students get it, without its hidden tests."""
+    return ClearHiddenTests().preprocess_cell(copy.deepcopy(cell), {}, 0)[0].source
+
+
+def likeness(master: NotebookNode, submission: NotebookNode) -> float:
+    """The share of the master's questions and tests that stand in a submission as they were released, in [0, 1]."""
+    fixed = [cell for cell in master.cells if grade_id(cell) and not utils.is_solution(cell) and released(cell).strip()]
+    sources = {cell.source.strip() for cell in submission.cells}
+    found = sum(released(cell).strip() in sources or cell.source.strip() in sources for cell in fixed)
+    return found / max(1, len(fixed))
+
+
+def merge(master: NotebookNode, submission: NotebookNode) -> tuple[NotebookNode, list[str]]:
+    """The master's tests with the submission's answers, and what had been done to the tests.
+
+    The submission's own cells stay where they are. What is missing of the master is put behind what preceded it there.
+
+    Returns:
+        The notebook, without outputs, and a sentence for each changed, missing or doubled test or question.
+    """
+    known = {grade_id(cell): cell for cell in master.cells if grade_id(cell)}
+    merged, changes, seen = [], [], set()
+    for cell in submission.cells:
+        name = grade_id(cell)
+        cell = _bare(cell)
+        if name in seen:
+            changes.append(f"{name} is there twice; the first counts")
+        elif name in known:
+            seen.add(name)
+            cell, change = _restored(known[name], cell)
+            changes += [f"{name} was changed"] if change else []
+        merged.append(cell)
+    for before, name in zip([None, *known], known, strict=False):
+        if name not in seen:
+            changes.append(f"{name} was missing")
+            place = next((i + 1 for i, cell in enumerate(merged) if grade_id(cell) == before), len(merged) if before else 0)
+            merged.insert(place, _bare(known[name], keep=True))
+    notebook = nbformat.v4.new_notebook(cells=merged, metadata=copy.deepcopy(master.metadata))
+    _make_ids_unique(notebook)
+    return notebook, changes
+
+
+def _bare(cell: NotebookNode, keep: bool = False) -> NotebookNode:
+    """A copy of a cell with its source, tags, and with `keep` what nbgrader says of it; an answer keeps no source then."""
+    make = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}.get(
+        cell.cell_type, nbformat.v4.new_raw_cell
+    )
+    tags = cell.metadata.get("tags", [])
+    metadata = {"tags": [str(tag) for tag in tags]} if isinstance(tags, list) and tags else {}
+    if keep:
+        metadata["nbgrader"] = copy.deepcopy(cell.metadata.nbgrader)
+    source = "" if keep and utils.is_solution(cell) else cell.source
+    return make(source, metadata=metadata)
+
+
+def _restored(original: NotebookNode, cell: NotebookNode) -> tuple[NotebookNode, bool]:
+    """The cell that counts, and whether the submission's had been changed where it must not."""
+    restored = _bare(original, keep=True)
+    if utils.is_solution(original):
+        restored.source = cell.source
+        return restored, False
+    changed = cell.source.strip() not in (released(original).strip(), original.source.strip())
+    return restored, changed or cell.cell_type != original.cell_type
+
+
+def _make_ids_unique(notebook: NotebookNode) -> None:
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"
+
+
+def answer_names(master: NotebookNode) -> list[str]:
+    """The names that the model answers define for the tests; those with a leading underscore are not meant for them."""
+    sources = [cell.source for cell in master.cells if cell.cell_type == "code" and utils.is_solution(cell)]
+    return sorted({name for source in sources for name in names(source)[1] if not name.startswith("_")})
+
+
+def wanted(master: NotebookNode, merged: NotebookNode, everything: bool = False) -> list[int]:
+    """The places of the cells that the kernel of the answers runs, in order.
+
+    These are set-up cells and answers, what the student wrote or changed, and the lesson's own cells as far as they define
+    names, at any remove, that those need; with `everything` all of them.
+    """
+    code = {
+        i: cell for i, cell in enumerate(merged.cells) if cell.cell_type == "code" and not is_test(cell) and cell.source.strip()
+    }
+    if everything:
+        return list(code)
+    lesson = {cell.source.strip() for cell in master.cells if not is_setup(cell) and not grade_id(cell)}
+    spared = {i for i, cell in code.items() if cell.source.strip() in lesson and not utils.is_solution(cell)}
+    known = {i: names(cell.source) for i, cell in code.items()}
+    given = {name for cell in master.cells if is_setup(cell) for name in names(cell.source)[1]}
+    run = [i for i in code if i not in spared]
+    for i in run:  # grows while it is gone through
+        for j in sorted(spared):
+            if j not in run and (known[i][0] - given) & known[j][1]:
+                run.append(j)
+    return sorted(run)
+
+
+def names(source: str) -> tuple[set[str], set[str]]:
+    """The global names that a cell needs from elsewhere, and those that it defines or changes; none where it has no syntax."""
+    needed: set[str] = set()
+    defined: set[str] = set()
+    try:
+        statements = ast.parse(TransformerManager().transform_cell(source)).body
+        for statement in statements:
+            loaded, stored = _of_statement(statement)
+            compound = not isinstance(statement, ast.Assign | ast.AugAssign | ast.AnnAssign)
+            needed |= loaded - defined - (stored if compound else set())
+            defined |= stored
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set(), set()
+    return needed, defined
+
+
+def _of_statement(statement: ast.stmt) -> tuple[set[str], set[str]]:
+    """Global names that a statement reads, and those that it binds or writes into."""
+    table = symtable.symtable(ast.unparse(statement), "cell", "exec")
+    stored = {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
+    loaded = {s.get_name() for s in table.get_symbols() if s.is_referenced()}
+    loaded |= {s.get_name() for inner in _inner(table) for s in inner.get_symbols() if s.is_global() and s.is_referenced()}
+    runs_later = isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef)
+    for node in [] if runs_later else ast.walk(statement):
+        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+            loaded.add(node.target.id)
+        if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
+            while isinstance(node, ast.Attribute | ast.Subscript):
+                node = node.value
+            stored |= {node.id} if isinstance(node, ast.Name) else set()
+    return loaded, stored
+
+
+def _inner(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+    for child in table.get_children():
+        yield child
+        yield from _inner(child)
