@@ -167,9 +167,9 @@ def run_grid(
     if not missing:
         return
     failures = []
-    with _client(scheduler) as client, tqdm(total=len(wanted), initial=len(wanted) - len(missing), disable=not progress) as bar:
+    with client(scheduler) as dask, tqdm(total=len(wanted), initial=len(wanted) - len(missing), disable=not progress) as bar:
         futures = {
-            client.submit(_row, module, setting, seed, scale, device, command, pure=False, retries=0): setting | dict(seed=seed)
+            dask.submit(_row, module, setting, seed, scale, device, command, pure=False, retries=0): setting | dict(seed=seed)
             for setting, seed in missing
         }
         try:
@@ -182,7 +182,7 @@ def run_grid(
                 bar.update()
                 bar.set_postfix_str(setting["name"])
         except KeyboardInterrupt:
-            client.cancel(list(futures))
+            dask.cancel(list(futures))
             raise
     if failures:
         raise RuntimeError(f"{len(failures)} of {len(wanted)} rows failed, the others are in {path}:\n" + "\n".join(failures))
@@ -224,17 +224,19 @@ def _device(wanted: str) -> str:
 
 
 @contextlib.contextmanager
-def _client(scheduler: str | None) -> Iterator:
-    """A client of the cluster at an address, or of one process a GPU, or a core, of this machine."""
+def client(scheduler: str | None, workers: int | None = None) -> Iterator:
+    """A Dask client of the cluster at an address, or of `workers` processes of this machine, by default one a GPU, or a core."""
     import torch
     from dask.distributed import Client, LocalCluster
 
     if scheduler is not None:
-        with Client(scheduler) as client:
-            yield client
+        with Client(scheduler) as connected:
+            yield connected
         return
-    workers = torch.cuda.device_count() or len(
-        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    workers = (
+        workers
+        or torch.cuda.device_count()
+        or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
     )
     threads = {"OMP_NUM_THREADS": "1"} if not torch.cuda.is_available() else {}
     # The workers are started by 'spawn' and read the variable when they import torch: a process a core, a thread each
@@ -243,9 +245,9 @@ def _client(scheduler: str | None) -> Iterator:
     try:
         with (
             LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
-            Client(cluster) as client,
+            Client(cluster) as connected,
         ):
-            yield client
+            yield connected
     finally:
         for name, value in saved.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
