@@ -5,8 +5,11 @@
 PYTHON ?= python3
 # One notebook instead of all: make run N=02
 N ?=
-# More flags for JupyterLab: make lab FLAGS=--ip=0.0.0.0
+# More flags for JupyterLab, or for grading: make lab FLAGS=--ip=0.0.0.0
 FLAGS ?=
+# What to grade, and where marks and pages go
+SUBMISSIONS ?= build/submitted
+OUT ?= build/grading
 UV = uv==0.13.9
 
 # Only modules are called, no console scripts: the first line of a script breaks where the tree's path holds a space.
@@ -18,7 +21,7 @@ PYTEST = COURSE_SCALE=smoke OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q
 PARALLEL = -n logical --maxprocesses 8 --dist loadscope
 ONE = $(if $(N),--only $(N))
 
-.PHONY: lab test test-network run notebooks results bench lint format lock clean help
+.PHONY: lab test test-network run notebooks results release grade bench lint format lock clean help
 
 lab: .venv/.installed  ## open JupyterLab on the notebooks; without a display, print its address
 	$(VENV_PYTHON) -m jupyterlab notebooks \
@@ -42,6 +45,12 @@ notebooks: .venv/.installed  ## execute the notebooks in place, at lesson scale,
 
 results: .venv/.installed  ## bring README's tables and pictures in step with data/results and the notebooks
 	$(COURSE) results
+
+release: .venv/.installed  ## write the student copies of the notebooks into build/release (N=02: one)
+	$(COURSE) release $(ONE)
+
+grade: .venv/.installed  ## grade submissions: make grade SUBMISSIONS=folder-or-zip OUT=folder (N=02: one; FLAGS: see --help)
+	$(COURSE) grade --submissions "$(SUBMISSIONS)" --out "$(OUT)" $(ONE) $(FLAGS)
 
 bench: .venv/.installed  ## run the benchmarks, at lesson scale, on real data
 	$(VENV_PYTHON) -m pytest --confcutdir tests/benchmarks tests/benchmarks -s

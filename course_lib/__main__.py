@@ -1,4 +1,4 @@
-"""The command line: `python -m course_lib {data,baselines,reproduce,compress,decompress,inspect,results,run,doctor}`.
+"""The command line: `python -m course_lib COMMAND`; `--help` lists the commands.
 
 What a command needs is imported when it is called: `--help` answers at once, and `doctor` works where packages are missing.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from course_lib import scale
 
-COMMANDS = ("data", "baselines", "reproduce", "compress", "decompress", "inspect", "results", "run", "doctor")
+COMMANDS = ("data", "baselines", "reproduce", "compress", "decompress", "inspect", "results", "run", "release", "grade", "doctor")
 MISTAKES = (ValueError, OSError, RuntimeError, ModuleNotFoundError)  # told in a line; anything else is a bug and shows where
 
 
@@ -97,6 +97,34 @@ def run(arguments: argparse.Namespace) -> int:
     return min(1, command(arguments.only, in_place=arguments.in_place))
 
 
+def release(arguments: argparse.Namespace) -> int:
+    """Writes the student copies of the notebooks: without solutions, hidden tests and outputs."""
+    from course_lib.classroom.release import BUILD, command
+
+    return command(arguments.only, arguments.out or BUILD)
+
+
+def grade(arguments: argparse.Namespace) -> int:
+    """Grades a folder or zip file of submissions, each in a sandbox."""
+    from course_lib.classroom.grade import Settings, command
+    from course_lib.classroom.sandbox import Limits
+
+    settings = Settings(
+        limits=Limits(cell_seconds=arguments.cell_seconds, seconds=arguments.seconds, memory=arguments.memory << 20),
+        sandboxed=not arguments.no_sandbox,
+        everything=arguments.all_cells,
+        scale=arguments.scale,
+    )
+    return command(
+        arguments.submissions,
+        arguments.out,
+        only=arguments.only,
+        workers=arguments.workers,
+        scheduler=arguments.scheduler,
+        settings=settings,
+    )
+
+
 def doctor(arguments: argparse.Namespace) -> int:
     """Says what is installed and at hand, and how to mend what is not."""
     from course_lib.doctor import command
@@ -167,6 +195,23 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--only", metavar="02", help="the notebook whose name begins so")
     sub.add_argument("--in-place", action="store_true", help="also replace the committed copies")
     add_scale(sub)
+
+    sub = add(release)
+    sub.add_argument("--only", metavar="02", help="the notebook whose name begins so")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="default: build/")
+
+    sub = add(grade)
+    sub.add_argument("--submissions", type=Path, required=True, metavar="DIR", help="a folder, or a zip file")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="marks, pages, gradebook; a later call goes on there")
+    sub.add_argument("--only", metavar="02", help="the notebook whose name begins so")
+    sub.add_argument("--workers", type=int, metavar="N", help="submissions at a time; default: one a core")
+    sub.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, instead of this machine's processes")
+    sub.add_argument("--no-sandbox", action="store_true", help="run student code with all your rights")
+    sub.add_argument("--all-cells", action="store_true", help="run the lesson too, not only what the answers need")
+    sub.add_argument("--cell-seconds", type=float, default=60, metavar="S", help="for a cell; default: %(default)s")
+    sub.add_argument("--seconds", type=float, default=600, metavar="S", help="for a submission; default: %(default)s")
+    sub.add_argument("--memory", type=int, default=3072, metavar="MiB", help="for a submission; default: %(default)s")
+    sub.add_argument("--scale", choices=scale.SCALES, default="smoke", help="default: %(default)s")
 
     add(doctor)
     return top

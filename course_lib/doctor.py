@@ -31,7 +31,7 @@ def command() -> int:
     """Prints the report; 1 where something is missing that the course cannot do without, else 0."""
     findings = list(packages())
     if not any(finding.state == "missing" for finding in findings):  # the rest needs torch
-        findings += [*devices(), *checkpoints(), *data_sets(), *settings()]
+        findings += [*devices(), *checkpoints(), *data_sets(), grading(), *settings()]
     for finding in findings:
         print(finding)
     missing = sum(finding.state == "missing" for finding in findings)
@@ -115,6 +115,13 @@ def data_sets() -> Iterator[Finding]:
     yield Finding(
         "ok" if free > 1 else "hint", f"{free:.1f} GiB free on the disk of {existing}; CIFAR-10 wants 0.4 while it is fetched"
     )
+
+
+def grading() -> Finding:
+    """The sandbox that submissions are graded in."""
+    if shutil.which("bwrap"):
+        return Finding("ok", "bubblewrap, for grading")
+    return Finding("hint", "bubblewrap is not installed; grading needs it, and nothing else does", "apt install bubblewrap")
 
 
 def settings() -> Iterator[Finding]:

@@ -221,6 +221,13 @@ def test_baselines_trains_what_was_asked_for(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[0] == "lenet-5 on mnist: accuracy 50.00% after 7 s"
 
 
+def test_the_doctor_tells_whether_submissions_can_be_graded(monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "which", lambda program: None)
+    assert doctor.grading().state == "hint" and "bubblewrap" in doctor.grading().mend
+    monkeypatch.setattr(doctor.shutil, "which", lambda program: f"/usr/bin/{program}")
+    assert doctor.grading().state == "ok"
+
+
 def test_the_doctor_tells_a_missing_an_unfit_and_another_package_apart():
     torch = importlib.metadata.version("torch")
     assert doctor.package(Requirement("torch>=2"), torch.partition("+")[0]) == ("ok", f"torch {torch}", "")
