@@ -134,7 +134,7 @@ class _Work:
             return
         from dask.distributed import as_completed
 
-        with runner.client(scheduler, workers) as client:
+        with runner.client(scheduler, workers or runner.cores()) as client:
             futures = {}
             for one in todo:
                 job, changes = self._job(one)

@@ -223,22 +223,26 @@ def _device(wanted: str) -> str:
     return f"cuda:{number % torch.cuda.device_count()}" if isinstance(number, int) else "cuda"
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextlib.contextmanager
 def client(scheduler: str | None, workers: int | None = None) -> Iterator:
     """A Dask client of the cluster at an address, or of `workers` processes of this machine, by default one a GPU, or a core."""
-    import torch
     from dask.distributed import Client, LocalCluster
 
     if scheduler is not None:
         with Client(scheduler) as connected:
             yield connected
         return
-    workers = (
-        workers
-        or torch.cuda.device_count()
-        or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
-    )
-    threads = {"OMP_NUM_THREADS": "1"} if not torch.cuda.is_available() else {}
+    threads = {"OMP_NUM_THREADS": "1"}
+    if workers is None:
+        import torch
+
+        workers = torch.cuda.device_count() or cores()
+        threads = {} if torch.cuda.is_available() else threads
     # The workers are started by 'spawn' and read the variable when they import torch: a process a core, a thread each
     saved = {name: os.environ.get(name) for name in threads}
     os.environ.update(threads)
