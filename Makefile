@@ -18,7 +18,7 @@ PIP = $(VENV_PYTHON) -m uv pip
 COURSE = $(VENV_PYTHON) -m course_lib
 PYTEST = COURSE_SCALE=smoke OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q
 # A process a core, a thread each: more threads than cores wait for each other
-PARALLEL = -n logical --maxprocesses 8 --dist loadscope
+PARALLEL = -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 ONE = $(if $(N),--only $(N))
 
 .PHONY: lab test test-network run notebooks results release grade bench lint format lock clean help

@@ -30,6 +30,7 @@ def toy(tmp_path, monkeypatch):
     monkeypatch.setenv("TOY_LOG", str(tmp_path / "log"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(runner, "cores", lambda: 1)  # in this process; those that a test starts have a worker a core
     (tmp_path / "log").touch()
     return tmp_path / "rows.json", tmp_path / "log"
 

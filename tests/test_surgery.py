@@ -21,6 +21,10 @@ def with_statistics(name: str) -> nn.Module:
     """A network, ours or torchvision's, whose batch norms have something to say, in float64 and evaluation mode."""
     torch.manual_seed(0)
     model = models.build(name) if name in models.NETWORKS else torchvision.models.get_model(name, weights=None)
+    if name in ("vgg11_bn", "alexnet"):  # of 4,096 neurons a hundred tell as much, in a hundredth of the time
+        model.classifier = nn.Sequential(
+            nn.Linear(model.classifier[name == "alexnet"].in_features, 100), nn.ReLU(), nn.Dropout(), nn.Linear(100, 10)
+        )
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.running_mean.normal_(std=0.1)
@@ -95,13 +99,12 @@ TORCHVISION = {
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_removed_equals_masked_in_torchvisions_networks(name):
-    """The first and last layer of each that make channels which can go, and others drawn by a fixed seed, of giants only one."""
+    """The first and last layer of each that make channels which can go, and five others drawn by a fixed seed."""
     model = with_statistics(name)
     example = torch.randn(2, 3, TORCHVISION[name], TORCHVISION[name], dtype=torch.float64)
     tied = surgery.couplings(model, example)
     removable = [layer for layer, found in tied.items() if found.consumers and not found.is_output]
-    giant = sum(parameter.numel() for parameter in model.parameters()) > 5e7
-    drawn = random.Random(0).sample(removable[1:-1], 1 if giant else 5)
+    drawn = random.Random(0).sample(removable[1:-1], min(5, len(removable) - 2))
     for layer in (removable[0], *drawn, removable[-1]):
         channels = len(model.get_submodule(layer).weight)
         gone = torch.randperm(channels, generator=torch.Generator().manual_seed(1))[: channels // 3].tolist()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -17,6 +18,7 @@ from course_lib.__main__ import main
 from course_lib.classroom import canaries, cells, examine, grade, kernels, sandbox
 from course_lib.classroom.examine import Outcome
 from course_lib.classroom.sandbox import Limits
+from course_lib.experiments import runner
 from tests import exercises
 from tests.classroom.mini import UNIT, by_id, mini, needs_bwrap, submission, write
 from tests.test_exercises import ANSWERS
@@ -75,13 +77,20 @@ def wait_for_records(base: Path, count: int) -> None:
     assert len(records(base)) >= count
 
 
-def again(base: Path, settings: grade.Settings = SETTINGS, **changes) -> pd.DataFrame:
-    arguments = dict(settings=settings, notebooks=base / "notebooks", progress=False, workers=1) | changes
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a Dask cluster that serves all tests of this module: one is some seconds in the making."""
+    with runner.client(None, workers=2) as client:
+        yield client.scheduler.address
+
+
+def again(base: Path, cluster: str, settings: grade.Settings = SETTINGS) -> pd.DataFrame:
+    arguments = dict(settings=settings, notebooks=base / "notebooks", progress=False, scheduler=cluster)
     return grade.grade(base / "in", base / "out", **arguments).set_index("student")
 
 
 @needs_bwrap
-def test_a_killed_run_goes_on_and_grades_nothing_twice(base, monkeypatch):
+def test_a_killed_run_goes_on_and_grades_nothing_twice(base, cluster, monkeypatch):
     process = start(base)
     try:
         wait_for_records(base, 1)
@@ -89,7 +98,7 @@ def test_a_killed_run_goes_on_and_grades_nothing_twice(base, monkeypatch):
         kill(process)
     before = records(base)
     assert 1 <= len(before) < len(STUDENTS), "the run was over before it could be killed"
-    table = again(base)
+    table = again(base, cluster)
     assert list(table.index) == STUDENTS and set(table.score) == {10} and set(table.status) == {"graded"}
     after = records(base)
     assert {student: after[student] for student in before} == before and set(after) == set(STUDENTS)
@@ -102,13 +111,13 @@ def test_a_killed_run_goes_on_and_grades_nothing_twice(base, monkeypatch):
         book.db.commit()
     with monkeypatch.context() as patch:
         patch.setattr(grade._Work, "run", lambda work, todo, *_: todo and pytest.fail("graded twice"))
-        table = again(base)
+        table = again(base, cluster)
     assert table.score.tolist() == [17, 10, 10] and table.by_hand.tolist() == [0, 10, 10]
     assert page.read_text(encoding="utf-8") != old
     # What is handed in anew is graded anew, and nothing else; the person's marks stay, and wait to be confirmed
     after = records(base)
     write(submission({"answer-1": "def double(x):\n    return 3 * x"}), base / "in" / "ada.ipynb")
-    table = again(base)
+    table = again(base, cluster)
     assert table.score.tolist() == [12, 10, 10] and table.by_hand.tolist() == [10, 10, 10]
     assert {name for name, written in records(base).items() if written != after[name]} == {"ada"}
     assert pd.read_csv(base / "out" / "grades.csv").score.tolist() == [12, 10, 10]
@@ -145,16 +154,16 @@ def test_two_workers_of_a_cluster_one_of_which_is_killed(base):
     assert pd.read_csv(base / "out" / "grades.csv").score.tolist() == [10] * 3
 
 
-def test_without_bubblewrap_grading_is_refused_unless_it_is_forgone(base, monkeypatch, capsys):
+def test_without_bubblewrap_grading_is_refused_unless_it_is_forgone(base, cluster, monkeypatch):
     sandbox.check.cache_clear()
     monkeypatch.setattr(sandbox.shutil, "which", lambda program: None)
     with pytest.raises(RuntimeError, match=r"apt install bubblewrap.*--no-sandbox"):
-        again(base)
+        grade.grade(base / "in", base / "out", notebooks=base / "notebooks")
     assert not (base / "out").exists()
     for student in STUDENTS[1:]:
         (base / "in" / f"{student}.ipynb").unlink()
     settings = grade.Settings(limits=SETTINGS.limits, sandboxed=False)
-    table = again(base, settings)
+    table = again(base, cluster, settings)
     assert table.score["ada"] == 10
     assert grade.WARNING in grade.summary(table.reset_index(), settings, base / "out")
 
@@ -175,16 +184,16 @@ def test_the_command_line_releases_and_tells_mistakes(tmp_path, capsys, monkeypa
     assert "begins with '99'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("spoilt", ["", "[{"])
-def test_a_missing_notebook_of_a_student_is_a_line(spoilt, base, monkeypatch):
+def test_a_missing_notebook_of_a_student_is_a_line(base):
     """Also where a record is damaged: it is as if there were none."""
     table = pd.DataFrame([grade._line("ada", UNIT, "missing", 0.0, 20.0, 0.0, [])])
     assert "missing: 1" in grade.summary(table, SETTINGS, base)
     one = grade.Submission("ada", UNIT, "ada.ipynb", b"")
     work = grade._Work(grade.Course(base / "out"), {UNIT: mini()}, SETTINGS)
-    with grade.replacing(work._path(one)) as scratch:
-        scratch.write_text(spoilt)
-    assert not work.is_done(one) and work._row(one)["status"] == "not done"
+    for spoilt in ("", "[{"):
+        with grade.replacing(work._path(one)) as scratch:
+            scratch.write_text(spoilt)
+        assert not work.is_done(one) and work._row(one)["status"] == "not done"
 
 
 def marks(outcome: Outcome) -> dict[str, bool]:

@@ -16,7 +16,7 @@ from course_lib.classroom import grade
 from course_lib.classroom.sandbox import PACKAGE, Limits
 from tests.classroom.mini import RIGHT, UNIT, by_id, mini, needs_bwrap, submission, write
 
-LIMITS = Limits(memory=1 << 30, processes=40, disk=16 << 20, output=1 << 18, cell_seconds=4, seconds=60)
+LIMITS = Limits(memory=1 << 30, processes=40, disk=16 << 20, output=1 << 18, cell_seconds=5, seconds=60)
 WRONG = {"answer-1": "def double(x):\n    return x", "answer-2": "half = 0"}  # no point without a trick
 LOOP = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True:\n    pass"
 HANGS = "def double(x):\n    while True:\n        pass"
@@ -50,10 +50,14 @@ for i in range(6):
         time.sleep(60)
 time.sleep(60)
 """
-SPOILS_LIBRARY = (
-    "import numpy as np, builtins\nnp.allclose = np.array_equal = lambda *a, **k: True\nbuiltins.all = lambda items: True"
-)
-PATCHES_COURSE = "from course_lib import scale\nscale.pick = lambda **choices: 0"
+SPOILS_LIBRARIES = """
+import builtins
+import numpy as np
+from course_lib import scale
+np.allclose = np.array_equal = lambda *a, **k: True
+scale.pick = print
+builtins.all = lambda items: True
+"""
 WRITES = """
 import os
 from pathlib import Path
@@ -69,7 +73,7 @@ print("wrote", wrote)
 READS = """
 from pathlib import Path
 print("read", [p for p in {places} if Path(p).exists()])
-print([str(p) for p in Path("/").rglob("*.ipynb") if "site-packages" not in str(p)])
+print("beside", sorted(p.name for p in Path({root}).iterdir()))
 """
 CALLS = """
 import socket
@@ -80,24 +84,24 @@ except OSError as reason:
     print("refused", reason)
 """
 
+ANY = {"graded", "timed out", "crashed", "flagged"}  # which limit is met first depends on the machine
 # student: (what is handed in besides wrong answers, status, words of the reason)
 ATTACKS = {
-    "fork bomb": (dict(extra="import os\nwhile True:\n    os.fork()"), {"graded", "timed out", "crashed"}, ""),
-    "memory bomb": (dict(extra="hoard = []\nwhile True:\n    hoard.append(b'x' * (1 << 24))"), {"graded"}, "MemoryError"),
+    "fork bomb": (dict(extra="import os\nwhile True:\n    os.fork()"), ANY, ""),
+    "memory bomb": (dict(extra="hoard = []\nwhile True:\n    hoard.append(b'x' * (1 << 24))"), ANY, "MemoryError|memory"),
     "memory of many": (dict(extra=MANY), {"crashed"}, "1024 MiB of memory"),
-    "endless": (dict(answers={"answer-1": "while True:\n    pass"}), {"timed out"}, "answer-1 ran longer than 4 s"),
-    "endless in a call": (dict(answers={"answer-1": HANGS}), {"timed out"}, "ran longer than 4 s"),
+    "endless": (dict(answers={"answer-1": "while True:\n    pass"}), {"timed out"}, "answer-1 ran longer than 5 s"),
+    "endless in a call": (dict(answers={"answer-1": HANGS}), {"timed out"}, "ran longer than 5 s"),
     "not to be stopped": (dict(extra=LOOP), {"timed out"}, "could not be interrupted"),
     "disk": (dict(extra=FILLS), {"graded"}, "OSError"),
     "kills itself": (dict(extra="import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"), {"crashed"}, "its kernel died"),
     "kills in a call": (dict(answers={"answer-1": "import os\ndef double(x):\n    os._exit(0)"}), {"crashed"}, "its kernel died"),
     "drops assert": (dict(extra=DROPS_ASSERT), {"flagged"}, "failures are hidden in its kernel before the tests: assert"),
     "new helpers": (dict(extra="np = factor = _secret_oracle = None"), {"graded"}, "another meaning: np"),
-    "spoils libraries": (dict(extra=SPOILS_LIBRARY), {"flagged"}, "changed code that tests stand on"),
-    "patches the course": (dict(extra=PATCHES_COURSE), {"flagged"}, "course_lib.scale.pick"),
-    "exits": (dict(extra="import sys\nsys.exit(0)"), {"graded"}, "SystemExit"),
-    "exits in a call": (dict(answers={"answer-1": "import sys\ndef double(x):\n    sys.exit(0)"}), {"graded"}, ""),
-    "a gigabyte": (dict(extra="for i in range(999):\n    print('x' * 10**6)"), {"graded", "crashed"}, "printed more|MemoryError"),
+    "spoils libraries": (dict(extra=SPOILS_LIBRARIES), {"flagged"}, "stand on: builtins.all, course_lib.scale.pick, numpy.allcl"),
+    "exits": (dict(extra="import sys\nsys.exit(0)", answers={"answer-1": "import sys\ndef double(x):\n    sys.exit(0)"}),
+              {"graded"}, "SystemExit"),
+    "a gigabyte": (dict(extra="for i in range(999):\n    print('x' * 10**6)"), ANY, "printed more|MemoryError|longer"),
     "liar": (dict(answers={"answer-1": LIAR + "def double(x):\n    return Liar(x)", "answer-2": LIAR + "half = Liar()"}),
              {"graded"}, ""),
     "forger": (dict(answers={"answer-1": FORGES}), {"crashed"}, "what is no message"),
@@ -111,12 +115,11 @@ UNREADABLE = {
 def hand_in(folder: Path, out: Path, notebooks: Path, port: int) -> None:
     """Writes the submissions of all students."""
     write(submission(), folder / "ada.ipynb")
-    write(submission(), folder / "zoe" / UNIT / f"{UNIT}.ipynb")
     places = [out / "gradebook.db", folder / "ada.ipynb", notebooks / f"{UNIT}.ipynb", Path(__file__), out]
     outside = [out / "marks.txt", PACKAGE / "scale.py", PACKAGE.parent / "data" / "mine", "/etc/mine", "/usr/mine", "/mine"]
-    told = dict(reads=READS.format(places=[str(p) for p in places]), writes=WRITES.format(places=[str(p) for p in outside]))
-    for student, extra in (told | dict(calls=CALLS.format(port=port))).items():
-        write(submission(WRONG, extra), folder / f"{student}.ipynb")
+    reads = READS.format(places=[str(p) for p in places], root=repr(str(PACKAGE.parent)))
+    writes = WRITES.format(places=[str(p) for p in outside])
+    write(submission(WRONG, reads + writes + CALLS.format(port=port)), folder / "probes.ipynb")
     for student, (given, *_) in ATTACKS.items():
         write(submission(WRONG | given.get("answers", {}), given.get("extra")), folder / f"{student}.ipynb")
     edited = submission(WRONG)
@@ -164,8 +167,8 @@ def printed(out: Path, student: str) -> str:
 @needs_bwrap
 def test_the_class_is_graded_and_the_machine_is_fine(graded):
     table, out, _, summary = graded
-    assert len(table) == len(ATTACKS) + len(UNREADABLE) + 7 and not (table.status == "not done").any()
-    for honest in ("ada", "zoe", "scripts"):
+    assert len(table) == len(ATTACKS) + len(UNREADABLE) + 4 and not (table.status == "not done").any()
+    for honest in ("ada", "scripts"):
         assert table.status[honest] == "graded" and table.score[honest] == 10 and table.by_hand[honest] == 10
     assert not [p for p in psutil.Process().children(recursive=True) if "ipykernel" in " ".join(p.cmdline())]
     assert sorted(pd.read_csv(out / "grades.csv").student) == sorted(table.index)
@@ -189,9 +192,10 @@ def test_an_attack_gains_nothing_and_is_told(student, graded):
 @needs_bwrap
 def test_nothing_outside_is_read_written_or_called(graded):
     table, out, through, _ = graded
-    assert "read []\n[]" in printed(out, "reads") and "wrote []" in printed(out, "writes")
-    assert "refused" in printed(out, "calls") and not through
-    assert all(table.score[student] == 0 and table.status[student] == "graded" for student in ("reads", "writes", "calls"))
+    told = printed(out, "probes")
+    assert "read []\nbeside [" in told and not {"notebooks", "tests", "build"} & set(re.findall(r"'([^']+)'", told))
+    assert "wrote []" in told and "refused" in told and not through
+    assert table.score["probes"] == 0 and table.status["probes"] == "graded"
     assert not (out / "marks.txt").exists()
 
 
@@ -213,7 +217,7 @@ def test_what_is_no_submission_is_told(student, reason, graded):
 def test_pages_show_no_hidden_test_and_run_no_script(graded):
     _, out, _, _ = graded
     pages = sorted((out / "feedback").rglob("*.html"))
-    assert len(pages) == len(ATTACKS) + 7
+    assert len(pages) == len(ATTACKS) + 4
     for page in pages:
         text = page.read_text(encoding="utf-8")
         assert "_secret_oracle = [6" not in text and "BEGIN HIDDEN" not in text and "half == 0.5" not in text
