@@ -248,7 +248,7 @@ def client(scheduler: str | None, workers: int | None = None) -> Iterator:
     os.environ.update(threads)
     try:
         with (
-            LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
+            LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
             Client(cluster) as connected,
         ):
             yield connected
