@@ -1,10 +1,7 @@
 """The runner, with real processes: rows are written once, whatever is killed."""
 
-import contextlib
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -14,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from course_lib.experiments import runner
+from tests.processes import ROOT, dask_cluster, kill
 
-ROOT = Path(__file__).resolve().parent.parent
 RUN = """
 from pathlib import Path
 from course_lib.experiments.runner import run_grid
@@ -44,13 +41,6 @@ def start(path: Path, **changes) -> subprocess.Popen:
     script = path.with_name(f"run_{time.monotonic_ns()}.py")  # a file: workers are spawned and import it
     script.write_text(RUN.format(path=str(path), arguments=text))
     return subprocess.Popen([sys.executable, str(script)], cwd=ROOT, start_new_session=True)
-
-
-def kill(process: subprocess.Popen) -> None:
-    """The process and all that it started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def wait_for_rows(path: Path, count: int, seconds: float = 60) -> None:
@@ -106,32 +96,13 @@ def test_a_killed_run_goes_on_where_it_was(toy, monkeypatch):
 def test_a_scheduler_and_two_workers_one_of_which_is_killed(toy, monkeypatch):
     path, log = toy
     monkeypatch.setenv("TOY_SECONDS", "0.4")
-    address_file = path.with_name("scheduler.json")
-    cli = [sys.executable, "-m", "distributed.cli"]
-    quiet = dict(cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    common = ["--scheduler-file", str(address_file), "--no-dashboard"]
-    processes = [
-        subprocess.Popen([cli[0], "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", *common], **quiet)
-    ]
-    try:
-        for _ in range(2):
-            worker = [cli[0], "-m", "distributed.cli.dask_worker", "--nthreads", "1", "--host", "127.0.0.1", *common]
-            processes.append(subprocess.Popen(worker, **quiet))
-        deadline = time.monotonic() + 60
-        while not address_file.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        address = json.loads(address_file.read_text())["address"]
-        from dask.distributed import Client
-
-        with Client(address) as client:
-            client.wait_for_workers(2, timeout=60)
+    with dask_cluster(path.parent) as (address, workers):
         process = start(path, scheduler=address)
-        processes.append(process)
-        wait_for_rows(path, 3)
-        kill(processes[1])  # a worker in the middle of a row, and the nanny that would start it again
-        assert process.wait(timeout=90) == 0
-    finally:
-        for process in processes:
+        try:
+            wait_for_rows(path, 3)
+            kill(workers[0])  # in the middle of a row, and the nanny that would start it again
+            assert process.wait(timeout=90) == 0
+        finally:
             kill(process)
     assert found(path) == expected(6, 2)
     assert len({line.split()[2] for line in log.read_text().splitlines()}) == 2  # both workers had worked

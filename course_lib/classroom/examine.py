@@ -132,22 +132,22 @@ class _Session:
             await ready
             await self._check_kernels("after the tests")
             await self._compare_libraries()
-        except DeadKernelError:
+        except DeadKernelError as death:
             if self.judge.fault:
                 self.outcome.flag("crashed", f"the kernel of the tests was lost ({self.judge.fault})")
             else:
-                self._lost()
+                self._lost(death)
         finally:
             ready.cancel()
 
-    def _lost(self) -> None:
+    def _lost(self, death: DeadKernelError) -> None:
         """The kernel of the answers is gone."""
         why = {
             "died": ("crashed", "its kernel died"),
             "memory": ("crashed", f"it used more than {self.limits.memory >> 20} MiB of memory"),
             "time": ("timed out", "it could not be interrupted"),
             "output": ("crashed", "it printed more at once than can be taken"),
-            "noise": ("crashed", "its kernel sent what is no message"),
+            "noise": ("crashed", f"its kernel sent what is no message ({_plain(str(death))})"),
         }
         self.outcome.flag(*why[self.student.fault])
 
@@ -176,18 +176,15 @@ class _Session:
 
     async def _test(self, cell: NotebookNode) -> None:
         """Runs a test in the kernel of the tests, while that of the answers takes its calls."""
-        async with self._serving(f"in {_name(cell)} an answer"):
+        async with _Serving(self, f"in {_name(cell)} an answer"):
             await self.judge.run(f"_answers.bind(globals(), {self.answers!r})")
             ran = await self.judge.run(cell.source, self.limits.cell_seconds + 10)
         cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
         self.outcome.unmarked.remove(cells.grade_id(cell))
 
-    def _serving(self, what: str) -> "_Serving":
-        return _Serving(self, what)
-
     async def _compare_libraries(self) -> None:
         """Flags functions that the submission has changed, and notes names of the set-up that it has given other meanings."""
-        async with self._serving("the check of the libraries"):
+        async with _Serving(self, "the check of the libraries"):
             found = await self._ask("print(_json.dumps(_answers.differences()))")
         differences = json.loads(found) if found else ["(no answer)"]
         rebound = [name.partition(":")[2] for name in differences if name.startswith("__main__:")]

@@ -34,18 +34,9 @@ class Settings:
     scale: str = "smoke"
 
 
-def command(
-    submissions: Path,
-    out: Path,
-    *,
-    only: str | None = None,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    settings: Settings = Settings(),
-    notebooks: Path = NOTEBOOKS,
-) -> int:
-    """Grades, writes `out`/grades.csv and the pages, prints the summary; gives the exit status, 1 where something is not done."""
-    table = grade(submissions, out, only=only, workers=workers, scheduler=scheduler, settings=settings, notebooks=notebooks)
+def command(submissions: Path, out: Path, *, settings: Settings = Settings(), **how) -> int:
+    """`grade` and its summary, printed; gives the exit status, 1 where something is not done."""
+    table = grade(submissions, out, settings=settings, **how)
     print(summary(table, settings, out))
     return int((table.status == "not done").any())
 
@@ -160,16 +151,10 @@ class _Work:
     def _finish(self, one: Submission, changes: list[str], outcome: dict) -> None:
         """Gradebook and page first, the record last: with it the submission is done."""
         self.course.save(one.unit, one.student, nbformat.from_dict(outcome["notebook"]), scored=outcome["scored"])
-        self._page(one)
-        kept = {name: outcome[name] for name in ("status", "seconds", "scored")}
-        self._write(one, kept | dict(reasons=outcome["reasons"], changed=changes, page=self._detail(one)))
-
-    def _page(self, one: Submission) -> None:
         self.course.feedback(one.unit, one.student)
-
-    def _detail(self, one: Submission) -> str:
-        marks = self.course.marks(one.unit, one.student)
-        return marks.detail if marks else ""
+        detail = self.course.marks(one.unit, one.student).detail
+        kept = {name: outcome[name] for name in ("status", "seconds", "scored")}
+        self._write(one, kept | dict(reasons=outcome["reasons"], changed=changes, page=detail))
 
     def table(self, handed_in: list[Submission]) -> pd.DataFrame:
         """One line a student and notebook; brings pages in step with marks that a person has given since."""
@@ -188,7 +173,7 @@ class _Work:
             return _line(one.student, one.unit, "not done", None, 0.0, 0.0, [reason])
         marks = self.course.marks(one.unit, one.student) if record["status"] != "unreadable" else None
         if marks and marks.detail != record["page"]:
-            self._page(one)
+            self.course.feedback(one.unit, one.student)
             self._write(one, {**record, "page": marks.detail})
         counts = marks and (record["scored"] or marks.open == 0)  # not scored: when a person has given every mark
         changed = [f"changed test cells: {', '.join(record['changed'])}"] if record.get("changed") else []

@@ -1,8 +1,6 @@
 """Grading a class: what is kept, what is done again, and what a cluster that loses a worker makes of it."""
 
-import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -21,9 +19,9 @@ from course_lib.classroom.sandbox import Limits
 from course_lib.experiments import runner
 from tests import exercises
 from tests.classroom.mini import UNIT, by_id, mini, needs_bwrap, submission, write
+from tests.processes import ROOT, dask_cluster, kill
 from tests.test_exercises import ANSWERS
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 STUDENTS = ["ada", "bob", "cid"]
 SLOW = "import time\ntime.sleep(1)"
 SETTINGS = grade.Settings(limits=Limits(memory=1 << 30, cell_seconds=20, seconds=60))
@@ -57,12 +55,6 @@ def start(base: Path, *arguments: str) -> subprocess.Popen:
     command = [sys.executable, str(base / "run.py"), str(base), *arguments]
     environment = os.environ | dict(PYTHONPATH=str(ROOT))
     return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.PIPE, text=True)
-
-
-def kill(process: subprocess.Popen) -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def records(base: Path) -> dict[str, int]:
@@ -125,31 +117,14 @@ def test_a_killed_run_goes_on_and_grades_nothing_twice(base, cluster, monkeypatc
 
 @needs_bwrap
 def test_two_workers_of_a_cluster_one_of_which_is_killed(base):
-    address_file = base / "scheduler.json"
-    quiet = dict(cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    common = ["--scheduler-file", str(address_file), "--no-dashboard"]
-    cli = [sys.executable, "-m"]
-    host = ["--host", "127.0.0.1"]
-    processes = [subprocess.Popen([*cli, "distributed.cli.dask_scheduler", *host, "--port", "0", *common], **quiet)]
-    try:
-        worker = [*cli, "distributed.cli.dask_worker", "--nthreads", "1", *host, *common]
-        processes += [subprocess.Popen(worker, **quiet) for _ in range(2)]
-        deadline = time.monotonic() + 60
-        while not address_file.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        from dask.distributed import Client
-
-        address = json.loads(address_file.read_text())["address"]
-        with Client(address) as client:
-            client.wait_for_workers(2, timeout=60)
+    with dask_cluster(base) as (address, workers):
         process = start(base, address)
-        processes.append(process)
-        wait_for_records(base, 1)
-        kill(processes[1])
-        assert process.wait(timeout=120) == 0
-        assert "graded: 3" in process.stdout.read()
-    finally:
-        for process in processes:
+        try:
+            wait_for_records(base, 1)
+            kill(workers[0])
+            assert process.wait(timeout=120) == 0
+            assert "graded: 3" in process.stdout.read()
+        finally:
             kill(process)
     assert pd.read_csv(base / "out" / "grades.csv").score.tolist() == [10] * 3
 
