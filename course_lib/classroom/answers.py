@@ -19,7 +19,7 @@ from typing import Any
 import cloudpickle
 
 from course_lib.classroom.fingerprint import fingerprint
-from course_lib.classroom.wire import Channel, decode, encode, restore, state
+from course_lib.classroom.wire import BrokenWire, Channel, clean, decode, encode, restore, state
 
 
 class Stream:
@@ -36,14 +36,23 @@ def serve(descriptor: int, names: dict[str, Any]) -> None:
     channel = Channel(socket.socket(fileno=descriptor))
     try:
         while (request := channel.receive())["do"] != "done":
+            number = {"id": request["id"]}
             try:
-                reply = globals()[f"_serve_{request['do']}"](channel, request, names)
+                channel.send(globals()[f"_serve_{request['do']}"](channel, request, names) | number)
             except BaseException as error:  # SystemExit and KeyboardInterrupt too: the next request may go better
-                kinds = [kind.__name__ for kind in type(error).__mro__]
-                reply = {"error": kinds, "message": str(error)[:2000], "trace": traceback.format_exc()[-2000:]}
-            channel.send(reply | {"id": request["id"]})
+                channel.send(_told(error) | number)
     finally:
         channel.connection.detach()
+
+
+def _told(error: BaseException) -> dict:
+    """What the test learns of an exception, whatever is wrong with the exception itself."""
+    kinds = [clean(kind.__name__, 200) for kind in type(error).__mro__]
+    try:
+        message, trace = clean(error, 2000), clean("".join(traceback.format_exception(error))[-2000:], 2000)
+    except BaseException:  # its `__str__` fails
+        message = trace = "(no message)"
+    return {"error": kinds, "message": message, "trace": trace}
 
 
 def _serve_names(channel: Channel, request: dict, names: dict[str, Any]) -> dict:
@@ -131,12 +140,15 @@ class Answers:
         found = self._ask({"do": "names", "names": list(names)})["found"]
         for name in names:
             kind, *value = found.get(name, ["none"])
-            if kind == "call":
-                space[name] = self._function(name)
-            elif kind == "value":
-                space[name] = decode(value[0])
-            elif kind == "unfit":
-                print(f"{name}: {value[0]}")
+            try:
+                if kind == "call":
+                    space[name] = self._function(name)
+                elif kind == "value":
+                    space[name] = decode(value[0])
+                elif kind == "unfit":
+                    raise BrokenWire(value[0])
+            except BrokenWire as reason:  # the name is missing then; the other answers are there
+                print(f"{name}: {clean(reason, 200)}")
 
     def differences(self) -> list[str]:
         """Names of what has another code there than `remember` saw here; those of the notebook itself as `__main__:name`."""
@@ -164,7 +176,7 @@ class Answers:
         reply = self._ask({"do": "call", "name": name, "arguments": arguments}, streams)
         if "error" in reply:
             error = _exception(reply["error"], reply.get("message"))
-            error.add_note(f"In the answer:\n{reply.get('trace')}")
+            error.add_note(f"In the answer:\n{clean(reply.get('trace'), 2000)}")
             raise error
         for key, changed in reply["changed"].items():
             restore(named[key] if key in named else positional[int(key)], changed)
@@ -195,12 +207,13 @@ class Answers:
 
 def _exception(kinds: Any, message: Any) -> Exception:
     """The exception of the answer, as the nearest of Python's own."""
+    kinds, message = [clean(kind, 200) for kind in list(kinds)[:100]], clean(message, 2000)
     for kind in kinds:
-        found = getattr(builtins, str(kind), None)
+        found = getattr(builtins, kind, None)
         ends_loops = kind in ("StopIteration", "StopAsyncIteration")
         if isinstance(found, type) and issubclass(found, Exception) and not ends_loops:
             try:
-                return found(str(message))
+                return found(message)
             except TypeError:  # UnicodeDecodeError and the like want more than a message
                 continue
     return RuntimeError(f"{kinds[0]}: {message}")

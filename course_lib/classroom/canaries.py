@@ -5,9 +5,7 @@ Each carries a fresh nonce, which its error must show; each fails in another way
 
 import secrets
 
-from nbformat import NotebookNode
-
-from course_lib.classroom.kernels import Kernel
+from course_lib.classroom.kernels import Kernel, Ran
 
 LIBRARY = "library = __import__('sys').modules.get({library!r})\n    assert library and {test}, {{nonce!r}}"
 KINDS = {
@@ -31,11 +29,11 @@ async def survivors(kernel: Kernel) -> list[str]:
     lived = []
     for kind in KINDS:
         nonce = secrets.token_hex(16)
-        if not failed_with(await kernel.run(cell(kind, nonce)), nonce):
+        if not failed_with(await kernel.run(cell(kind, nonce), kernel.limits.seconds), nonce):
             lived.append(kind)
     return lived
 
 
-def failed_with(ran: NotebookNode, nonce: str) -> bool:
-    """Whether a cell that was run ended in the error that carries the nonce."""
-    return any(out.output_type == "error" and nonce in out.evalue for out in ran.outputs)
+def failed_with(ran: Ran, nonce: str) -> bool:
+    """Whether a cell that was run ended in the error that carries the nonce, and the kernel's reply says so too."""
+    return not ran.ok and ran.error is not None and nonce in ran.error.evalue

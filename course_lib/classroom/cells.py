@@ -6,6 +6,7 @@ student's; tests, points and questions are the instructor's again, whatever was 
 
 import ast
 import copy
+import re
 import symtable
 from collections.abc import Iterator
 
@@ -14,6 +15,14 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 from nbgrader import utils
 from nbgrader.preprocessors import ClearHiddenTests
+
+LINES = 10_000  # of code in a submission; ten times as many as the longest notebook of the course has
+MAGIC = re.compile(r"\s*[%!?,;/]|.*(=\s*[%!]|\?\s*$)")  # a line that may be IPython's own
+MAGICS = 100_000  # at most, lines of magics times lines of their cell: IPython reads the cell anew for each of them
+
+
+class TooMuch(ValueError):
+    """A submission that would take too long to look through."""
 
 
 def is_test(cell: NotebookNode) -> bool:
@@ -53,7 +62,11 @@ def merge(master: NotebookNode, submission: NotebookNode) -> tuple[NotebookNode,
 
     Returns:
         The notebook, without outputs, and a sentence for each changed, missing or doubled test or question.
+
+    Raises:
+        TooMuch: the submission has more lines of code than `LINES`, or a cell more magics than `MAGICS` allows.
     """
+    _check_size(submission)
     known = {grade_id(cell): cell for cell in master.cells if grade_id(cell)}
     merged, changes, seen = [], [], set()
     for cell in submission.cells:
@@ -74,6 +87,16 @@ def merge(master: NotebookNode, submission: NotebookNode) -> tuple[NotebookNode,
     notebook = nbformat.v4.new_notebook(cells=merged, metadata=copy.deepcopy(master.metadata))
     _make_ids_unique(notebook)
     return notebook, changes
+
+
+def _check_size(submission: NotebookNode) -> None:
+    code = [cell.source.splitlines() for cell in submission.cells if cell.cell_type == "code"]
+    if (count := sum(map(len, code))) > LINES:
+        raise TooMuch(f"it has {count:,} lines of code; allowed are {LINES:,}")
+    for lines in code:
+        magics = sum(MAGIC.match(line) is not None for line in lines)
+        if magics * len(lines) > MAGICS:
+            raise TooMuch(f"a cell has {magics:,} magics in {len(lines):,} lines; allowed are {MAGICS // len(lines):,}")
 
 
 def _bare(cell: NotebookNode, keep: bool = False) -> NotebookNode:
@@ -144,7 +167,7 @@ def names(source: str) -> tuple[set[str], set[str]]:
             compound = not isinstance(statement, ast.Assign | ast.AugAssign | ast.AnnAssign)
             needed |= loaded - defined - (stored if compound else set())
             defined |= stored
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError, RuntimeError):  # the last of too many magics
         return set(), set()
     return needed, defined
 

@@ -6,8 +6,8 @@ it stands on.
 """
 
 import asyncio
+import contextlib
 import json
-import os
 import re
 import socket
 import time
@@ -18,7 +18,7 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 
 from course_lib.classroom import canaries, cells, kernels, sandbox
-from course_lib.classroom.kernels import Kernel
+from course_lib.classroom.kernels import PATIENCE, Kernel, Ran
 from course_lib.classroom.sandbox import Limits
 
 SERVE = "import course_lib.classroom.answers as _serving\n_serving.serve({descriptor}, globals())"
@@ -29,6 +29,10 @@ from course_lib.classroom.answers import Answers as _Answers
 _answers = _Answers({descriptor}, {seconds})
 _answers.remember(globals())
 """
+
+
+NOT_RUN = dict(ename="NotRun", evalue="this test was not run", traceback=["NotRun: this test was not run"])
+NO_PROOF = dict(ename="NotPassed", evalue="this test did not run to its end", traceback=["NotPassed: it did not run to its end"])
 
 
 @dataclass
@@ -43,19 +47,26 @@ class Outcome:
     status: str = "graded"
     reasons: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    unmarked: list[str] = field(default_factory=list)  # grade ids of tests that were not run
+    checked: bool = False  # whether both kernels were found intact after the tests
+    closed: bool = False
 
     @property
     def scored(self) -> bool:
         """Whether the marks count."""
-        return self.status == "graded" or (self.status == "timed out" and not self.unmarked)
-
-    unmarked: list[str] = field(default_factory=list)  # grade ids of tests that were not run
+        return self.status in ("graded", "timed out") and not self.unmarked and self.checked
 
     def flag(self, status: str, reason: str) -> None:
         """Notes a reason; of several statuses the worst stays."""
-        order = ("graded", "timed out", "crashed", "flagged")
-        self.status = max(self.status, status, key=order.index)
-        self.reasons.append(reason)
+        if not self.closed:
+            order = ("graded", "timed out", "crashed", "flagged")
+            self.status = max(self.status, status, key=order.index)
+            self.reasons.append(reason)
+
+    def close(self, status: str, reason: str) -> None:
+        """Notes the reason of the end; what is noticed while things are taken down counts no more."""
+        self.flag(status, reason)
+        self.closed = True
 
 
 def examine(
@@ -76,19 +87,28 @@ def examine(
     if sandboxed:
         sandbox.check()
     started, outcome = time.perf_counter(), Outcome(merged)
-    outcome.unmarked = [cells.grade_id(cell) for cell in merged.cells if cells.is_test(cell)]
+    for cell in filter(cells.is_test, merged.cells):  # failed until there is proof of the contrary
+        outcome.unmarked.append(cells.grade_id(cell))
+        cell.outputs = [nbformat.v4.new_output("error", **NOT_RUN)]
     asyncio.run(_within(limits.seconds, _examine(master, outcome, limits, sandboxed, everything), outcome))
-    if outcome.unmarked and outcome.status == "graded":
-        outcome.flag("flagged", f"no mark for {', '.join(outcome.unmarked)}")
+    if outcome.status == "graded" and not outcome.scored:
+        outcome.flag(
+            "flagged", f"no mark for {', '.join(outcome.unmarked)}" if outcome.unmarked else "not checked after the tests"
+        )
     outcome.seconds = time.perf_counter() - started
     return outcome
 
 
 async def _within(seconds: float, work, outcome: Outcome) -> None:
-    try:
-        await asyncio.wait_for(work, seconds)
-    except TimeoutError:
-        outcome.flag("timed out", f"not done after {seconds:g} s")
+    """Runs `work` for at most so long; taking it down has a limit too, since it may be what hangs."""
+    task = asyncio.create_task(work)
+    done, _ = await asyncio.wait([task], timeout=seconds)
+    if done:
+        task.result()
+        return
+    outcome.close("timed out", f"not done after {seconds:g} s")
+    task.cancel()
+    await asyncio.wait([task], timeout=2 * PATIENCE)
 
 
 async def _examine(master: NotebookNode, outcome: Outcome, limits: Limits, sandboxed: bool, everything: bool) -> None:
@@ -132,6 +152,7 @@ class _Session:
             await ready
             await self._check_kernels("after the tests")
             await self._compare_libraries()
+            self.outcome.checked = True
         except DeadKernelError as death:
             if self.judge.fault:
                 self.outcome.flag("crashed", f"the kernel of the tests was lost ({self.judge.fault})")
@@ -155,20 +176,21 @@ class _Session:
         for cell in self.master.cells:
             if cells.is_setup(cell):
                 ran = await self.judge.run(cell.source, self.limits.seconds)
-                if errors := [out for out in ran.outputs if out.output_type == "error"]:
-                    raise RuntimeError(f"the notebook's own set-up fails: {errors[0].ename}: {errors[0].evalue}")
+                if not ran.ok:
+                    what = f"{ran.error.ename}: {ran.error.evalue}" if ran.error else "it did not run to its end"
+                    raise RuntimeError(f"the notebook's own set-up fails: {what}")
         await self._ask(JUDGE.format(descriptor=self.asks, seconds=self.limits.cell_seconds))
 
     async def _answer(self, cell: NotebookNode) -> None:
         """Runs one of the student's cells."""
         ran = await self.student.run(cell.source, self.limits.seconds if cells.is_setup(cell) else None)
-        cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
-        if kernels.timed_out(ran):
+        cell.outputs, cell.execution_count = ran.cell.outputs, ran.cell.execution_count
+        if ran.timed_out:
             self.outcome.flag("timed out", f"{_name(cell)} ran longer than {self.limits.cell_seconds:g} s")
-        elif failed := [out for out in ran.outputs if out.output_type == "error" and out.ename != "NotImplementedError"]:
-            self.outcome.reasons.append(f"{_name(cell)} ended in {_plain(f'{failed[0].ename}: {failed[0].evalue}')}")
-        if kernels.CUT_OFF in ran.outputs:
-            self.outcome.reasons.append(f"{_name(cell)} printed more than {self.limits.output >> 10} KiB, and was cut off")
+        elif ran.error and ran.error.ename != "NotImplementedError":
+            self.outcome.flag("graded", f"{_name(cell)} ended in {_plain(f'{ran.error.ename}: {ran.error.evalue}')}")
+        if kernels.CUT_OFF in ran.cell.outputs:
+            self.outcome.flag("graded", f"{_name(cell)} printed more than {self.limits.output >> 10} KiB, and was cut off")
 
     async def _first_test(self, cell: NotebookNode) -> None:
         await self._check_kernels("before the tests")
@@ -177,9 +199,9 @@ class _Session:
     async def _test(self, cell: NotebookNode) -> None:
         """Runs a test in the kernel of the tests, while that of the answers takes its calls."""
         async with _Serving(self, f"in {_name(cell)} an answer"):
-            await self.judge.run(f"_answers.bind(globals(), {self.answers!r})")
-            ran = await self.judge.run(cell.source, self.limits.cell_seconds + 10)
-        cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
+            bound = await self.judge.run(f"_answers.bind(globals(), {self.answers!r})")
+            ran = await self.judge.run(cell.source, self.limits.cell_seconds + 10) if bound.ok else bound
+        cell.outputs, cell.execution_count = _proven(ran), ran.cell.execution_count
         self.outcome.unmarked.remove(cells.grade_id(cell))
 
     async def _compare_libraries(self) -> None:
@@ -192,7 +214,7 @@ class _Session:
         if patched:
             self.outcome.flag("flagged", f"changed code that tests stand on: {', '.join(patched[:8])}")
         if rebound := [name for name in rebound if name not in self.answers]:
-            self.outcome.reasons.append(f"gave names of the set-up another meaning: {', '.join(rebound[:8])}")
+            self.outcome.flag("graded", f"gave names of the set-up another meaning: {', '.join(rebound[:8])}")
 
     async def _check_kernels(self, when: str) -> None:
         for kernel, owner in ((self.student, "its kernel"), (self.judge, "the kernel of the tests")):
@@ -201,8 +223,8 @@ class _Session:
 
     async def _ask(self, source: str) -> str:
         """Runs a cell of ours in the kernel of the tests; gives what it printed."""
-        ran = await self.judge.run(source)
-        return "".join(out.text for out in ran.outputs if out.output_type == "stream" and out.name == "stdout")
+        ran = await self.judge.run(source, self.limits.seconds)
+        return "".join(out.text for out in ran.cell.outputs if out.output_type == "stream" and out.name == "stdout")
 
 
 class _Serving:
@@ -213,6 +235,7 @@ class _Serving:
 
     async def __aenter__(self) -> None:
         limits, source = self.session.limits, SERVE.format(descriptor=self.session.serves)
+        self.started = time.monotonic()
         self.task = asyncio.create_task(self.session.student.run(source, 3 * limits.cell_seconds + 60))
 
     async def __aexit__(self, *error) -> None:
@@ -220,17 +243,35 @@ class _Serving:
         try:
             if error == (None, None, None):
                 await session.judge.run("_answers.done()")
-                if not await self._ended(3):
+                stuck = time.monotonic() - self.started >= session.limits.cell_seconds
+                if not await self._ended(PATIENCE / 3 if stuck else 3 * PATIENCE):
                     session.outcome.flag("timed out", f"{self.what} ran longer than {session.limits.cell_seconds:g} s")
                     await session.student.interrupt()
-                    if not await self._ended(5):
+                    if not await self._ended(PATIENCE):
                         await session.student.kill("time")
                 await self.task
         finally:
             self.task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, DeadKernelError):
+                await self.task
 
     async def _ended(self, seconds: float) -> bool:
         return bool((await asyncio.wait([self.task], timeout=seconds))[0])
+
+
+def _proven(ran: Ran) -> list[NotebookNode]:
+    """The outputs of a test, with an error among them unless the kernel's reply proves that it ran to its end.
+
+    nbgrader reads the outputs alone: it takes what a cell gives for a share of the points, and a line on stderr, which a
+    mere warning writes, for a failure. So neither is left as it is.
+    """
+    outputs = [out for out in ran.cell.outputs if out.output_type != "execute_result"]
+    for out in outputs:
+        if out.output_type == "stream":
+            out.name = "stdout"
+    if not ran.ok and ran.error is None:
+        outputs.append(nbformat.v4.new_output("error", **NO_PROOF))
+    return outputs
 
 
 def _name(cell: NotebookNode) -> str:
@@ -240,15 +281,3 @@ def _name(cell: NotebookNode) -> str:
 def _plain(text: str) -> str:
     """A student's text for a terminal and a table: a line of printable characters."""
     return re.sub(r"[^\x20-\x7e]+", " ", text)[:100].strip()
-
-
-def run(job: str) -> str:
-    """`examine` for another process: a job and an outcome as JSON, so that no worker's pickle is read."""
-    given = json.loads(job)
-    os.environ["COURSE_SCALE"] = given["scale"]
-    master, merged = (nbformat.from_dict(given[part]) for part in ("master", "merged"))
-    outcome = examine(
-        master, merged, limits=Limits(**given["limits"]), sandboxed=given["sandboxed"], everything=given["everything"]
-    )
-    told = dict(status=outcome.status, reasons=outcome.reasons, seconds=outcome.seconds, scored=outcome.scored)
-    return json.dumps(dict(notebook=outcome.notebook) | told)

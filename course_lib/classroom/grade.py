@@ -1,10 +1,12 @@
-"""A class's submissions, graded: the work list on Dask, one record a submission, the tables and pages, the summary."""
+"""A class's submissions, graded: a process for each, one record a submission, the tables and pages, the summary."""
 
 import contextlib
 import dataclasses
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nbformat
@@ -13,7 +15,7 @@ from nbformat import NotebookNode
 from tqdm.auto import tqdm
 
 import course_lib
-from course_lib.classroom import cells, examine, sandbox
+from course_lib.classroom import apart, sandbox
 from course_lib.classroom.collect import Submission, collect
 from course_lib.classroom.gradebook import Course, load
 from course_lib.classroom.sandbox import NOTEBOOKS, Limits
@@ -117,44 +119,43 @@ class _Work:
 
     def refuse(self, one: Submission) -> None:
         """Records what cannot be graded."""
-        self._write(one, dict(status="unreadable", reasons=[one.problem], seconds=0.0, scored=False, page=""))
+        self._write(one, dict(status="unreadable", reasons=[one.problem], seconds=0.0, scored=False, page=None))
 
     def run(self, todo: list[Submission], bar: tqdm, workers: int | None, scheduler: str | None) -> None:
         """Grades on Dask; each is recorded when it is done, and what fails is left for the next call."""
         if not todo:
             return
-        from dask.distributed import as_completed
-
-        with runner.client(scheduler, workers or runner.cores()) as client:
-            futures = {}
-            for one in todo:
-                job, changes = self._job(one)
-                futures[client.submit(examine.run, job, pure=False, retries=0)] = one, changes
+        with _executor(workers, scheduler) as executor:
+            futures = {executor.submit(apart.run, self._job(one)): one for one in todo}
             try:
                 for future in as_completed(futures):
-                    one, changes = futures.pop(future)
+                    one = futures[future]
                     try:
-                        self._finish(one, changes, json.loads(future.result()))
+                        self._finish(one, json.loads(future.result()))
                     except Exception as reason:  # a worker's, or nbgrader's: the class goes on
                         self.failures[one.student, one.unit] = f"not done: {reason!r}"[:300]
                     bar.update()
                     bar.set_postfix_str(one.student)
             except KeyboardInterrupt:
-                client.cancel(list(futures))
+                for future in futures:
+                    future.cancel()
+                apart.end_all()
                 raise
 
-    def _job(self, one: Submission) -> tuple[str, list[str]]:
-        master = self.masters[one.unit]
-        merged, changes = cells.merge(master, one.notebook())
-        return json.dumps(dict(master=master, merged=merged) | dataclasses.asdict(self.settings)), changes
+    def _job(self, one: Submission) -> str:
+        given = dict(master=self.masters[one.unit], submission=one.notebook())
+        return json.dumps(given | dataclasses.asdict(self.settings))
 
-    def _finish(self, one: Submission, changes: list[str], outcome: dict) -> None:
+    def _finish(self, one: Submission, outcome: dict) -> None:
         """Gradebook and page first, the record last: with it the submission is done."""
+        record = {name: outcome[name] for name in ("status", "reasons", "seconds", "scored")}
+        if outcome["notebook"] is None:  # it was not even laid out, so there is nothing to mark
+            self._write(one, record | dict(page=None))
+            return
         self.course.save(one.unit, one.student, nbformat.from_dict(outcome["notebook"]), scored=outcome["scored"])
         self.course.feedback(one.unit, one.student)
         detail = self.course.marks(one.unit, one.student).detail
-        kept = {name: outcome[name] for name in ("status", "seconds", "scored")}
-        self._write(one, kept | dict(reasons=outcome["reasons"], changed=changes, page=detail))
+        self._write(one, record | dict(changed=outcome["changes"], page=detail))
 
     def table(self, handed_in: list[Submission]) -> pd.DataFrame:
         """One line a student and notebook; brings pages in step with marks that a person has given since."""
@@ -171,7 +172,7 @@ class _Work:
         if (one.student, one.unit) in self.failures or record is None:
             reason = self.failures.get((one.student, one.unit), "not done")
             return _line(one.student, one.unit, "not done", None, 0.0, 0.0, [reason])
-        marks = self.course.marks(one.unit, one.student) if record["status"] != "unreadable" else None
+        marks = None if record["page"] is None else self.course.marks(one.unit, one.student)
         if marks and marks.detail != record["page"]:
             self.course.feedback(one.unit, one.student)
             self._write(one, {**record, "page": marks.detail})
@@ -194,6 +195,17 @@ class _Work:
         content = json.dumps({**record, "key": self._key(one)})
         with replacing(self._path(one)) as scratch:
             scratch.write_text(content, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _executor(workers: int | None, scheduler: str | None) -> Iterator[Executor]:
+    """Where `apart.run` is called: threads of this process, which only wait for it, or a cluster."""
+    if scheduler is None:
+        with ThreadPoolExecutor(workers or runner.cores()) as threads:
+            yield threads
+        return
+    with runner.client(scheduler) as client:
+        yield client.get_executor(pure=False, retries=0)
 
 
 def _hash(*parts: str | bytes) -> str:

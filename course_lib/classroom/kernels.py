@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL
 
@@ -26,7 +28,8 @@ from course_lib.classroom.sandbox import Limits
 
 LARGEST_MESSAGE = 32 << 20  # bytes; a larger one, and the connection that it came over, are dropped unread
 QUEUE = 64  # messages that wait at most
-PATIENCE = 5  # seconds that a kernel has for what takes none
+PATIENCE = 10  # seconds that a kernel has for what takes none
+STARTUP = 120  # seconds until a kernel must be ready
 SOCKETS = "/tmp/kernel"  # how the names of the kernel's sockets begin, in its sandbox
 LATE = dict(ename="CellTimeoutError", evalue="the cell took too long", traceback=["CellTimeoutError: the cell took too long"])
 CUT_OFF = nbformat.v4.new_output("stream", name="stdout", text="\n[the rest of the output was cut off]\n")
@@ -46,20 +49,38 @@ class _Manager(AsyncKernelManager):
 
     sandboxed = True
 
+    def client(self, **options):
+        """A client whose sockets have the limits of this manager's context; by itself it would make a context of its own."""
+        return super().client(context=self.context, **options)
+
     async def _async_launch_kernel(self, kernel_cmd: list[str], **options) -> None:
         await super()._async_launch_kernel(kernel_cmd, **options)
+        self._deadline = time.monotonic() + STARTUP
         if self.sandboxed:
             self.ip = f"/proc/{await self._first_process()}/root{SOCKETS}"
+        for port in (self.shell_port, self.iopub_port, self.stdin_port, self.control_port):
+            await self._listening(f"{self.ip}-{port}")
 
     async def _first_process(self) -> int:
-        outside = psutil.Process(self.provisioner.pid)
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and outside.is_running() and outside.status() != psutil.STATUS_ZOMBIE:
-            for child in outside.children():
+        while self._starting():
+            for child in psutil.Process(self.provisioner.pid).children():
                 if os.path.exists(f"/proc/{child.pid}/root{sandbox.HOME}"):  # its file system is laid
                     return child.pid
             await asyncio.sleep(0.02)
         raise RuntimeError("the sandbox of a kernel did not start")
+
+    async def _listening(self, path: str) -> None:
+        """Waits until the kernel takes connections: ours are made once and never again (`zmq.RECONNECT_IVL`)."""
+        while self._starting():
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(path)
+                return
+            await asyncio.sleep(0.02)
+        raise RuntimeError("a kernel did not start")
+
+    def _starting(self) -> bool:
+        alive = self.provisioner.process is not None and self.provisioner.process.poll() is None
+        return alive and time.monotonic() < self._deadline
 
 
 class _Client(NotebookClient):
@@ -67,7 +88,19 @@ class _Client(NotebookClient):
 
     limit = 1 << 20
     kept = total = 0
-    late = False
+    late = interrupted = False
+    reply: dict | None = None  # what the kernel said of the cell, outside its outputs
+
+    async def async_start_new_kernel_client(self):
+        """Connects without a heartbeat: its thread can wait for ever, and a dead kernel is noticed by its process."""
+        self.kc = self.km.client()
+        self.kc.start_channels(hb=False)
+        await self.kc.wait_for_ready(timeout=self.startup_timeout)
+        self.kc.allow_stdin = False
+        return self.kc
+
+    def _keep_reply(self, cell: NotebookNode, cell_index: int, execute_reply: dict) -> None:
+        self.reply = execute_reply["content"]
 
     async def _async_handle_timeout(self, timeout: int, cell: NotebookNode | None = None) -> dict | None:
         self.late = True
@@ -80,12 +113,35 @@ class _Client(NotebookClient):
             size = len(str(message["content"]))
             if self.kept < self.limit <= self.kept + size:
                 cell.outputs.append(CUT_OFF)
+            elif self.kept >= self.limit and not self.interrupted:  # not at once: this may be the error that ends the cell,
+                self.interrupted = True  # and an interrupt could keep the kernel from sending its reply
                 asyncio.ensure_future(self.km.interrupt_kernel())
             self.kept += size
             self.total += size
             if self.kept >= self.limit or self.total >= 16 * self.limit:
                 return None
         return super().process_message(message, cell, cell_index)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A cell that was run, and whether the kernel itself said that it ran to its end without an exception.
+
+    Outputs are no proof: a kernel may fail to send an error, and one too large is dropped here.
+    """
+
+    cell: NotebookNode
+    ok: bool
+
+    @property
+    def error(self) -> NotebookNode | None:
+        """The first error output, if there is one."""
+        return next((out for out in self.cell.outputs if out.output_type == "error"), None)
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it was ended because it took too long."""
+        return any(out.output_type == "error" and out.ename == LATE["ename"] for out in self.cell.outputs)
 
 
 class Kernel:
@@ -98,8 +154,8 @@ class Kernel:
         self.client, self.limits = client, limits
         self.fault: str | None = None
 
-    async def run(self, source: str, seconds: float | None = None) -> NotebookNode:
-        """Runs a cell and gives it with its outputs; it ends with an error output where it took too long.
+    async def run(self, source: str, seconds: float | None = None) -> Ran:
+        """Runs a cell; it ends with an error output where it took too long.
 
         Raises:
             DeadKernelError: the kernel is gone; `fault` says why.
@@ -107,7 +163,8 @@ class Kernel:
         if self.fault:
             raise DeadKernelError(self.fault)
         client, cell = self.client, nbformat.v4.new_code_cell(source)
-        client.timeout, client.kept, client.late = seconds or self.limits.cell_seconds, 0, False
+        client.timeout, client.kept, client.reply = seconds or self.limits.cell_seconds, 0, None
+        client.late = client.interrupted = False
         client.nb.cells[:] = [cell]
         client.reset_execution_trackers()
         try:
@@ -126,7 +183,8 @@ class Kernel:
             cell.outputs.append(nbformat.v4.new_output("error", **LATE))
             if not await self._answers():
                 await self.kill("time")
-        return cell
+        said = client.reply or {}
+        return Ran(cell, not client.late and said.get("status") == "ok" and type(said.get("execution_count")) is int)
 
     async def kill(self, fault: str) -> None:
         """Ends the kernel and everything in its sandbox."""
@@ -162,11 +220,6 @@ class Kernel:
                 await asyncio.sleep(interval)
 
 
-def timed_out(cell: NotebookNode) -> bool:
-    """Whether a cell that was run was ended because it took too long."""
-    return any(out.output_type == "error" and out.ename == LATE["ename"] for out in cell.outputs)
-
-
 @contextlib.asynccontextmanager
 async def start(limits: Limits, *, sandboxed: bool = True, pass_fds: tuple[int, ...] = ()) -> AsyncIterator[Kernel]:
     """A kernel that is ready, and gone when the block ends.
@@ -190,7 +243,10 @@ async def start(limits: Limits, *, sandboxed: bool = True, pass_fds: tuple[int, 
     context = zmq.asyncio.Context()
     context.setsockopt(zmq.MAXMSGSIZE, LARGEST_MESSAGE)
     context.setsockopt(zmq.RCVHWM, QUEUE)
+    context.setsockopt(zmq.SNDHWM, QUEUE)
     context.setsockopt(zmq.SNDTIMEO, 1000 * PATIENCE)  # else a message to a kernel that is gone waits for ever
+    context.setsockopt(zmq.RECONNECT_IVL, -1)  # a socket's name may lead elsewhere once a student's code has run
+    context.setsockopt(zmq.LINGER, 0)
     specs = _Specs()
     specs.argv = sandbox.command(argv, limits, show=(str(folder),)) if sandboxed else argv
     manager = _Manager(kernel_name="grading", kernel_spec_manager=specs, transport="ipc", context=context)
@@ -198,8 +254,9 @@ async def start(limits: Limits, *, sandboxed: bool = True, pass_fds: tuple[int, 
     manager.ip = SOCKETS if sandboxed else str(folder / "s")
     client = _Client(nbformat.v4.new_notebook(), km=manager, resources={"metadata": {"path": str(folder)}})
     client.limit, client.allow_errors, client.interrupt_on_timeout = limits.output, True, True
-    client.error_on_timeout = LATE
-    client.raise_on_iopub_timeout, client.startup_timeout, client.record_timing = True, 120, False
+    client.error_on_timeout, client.on_cell_executed = LATE, client._keep_reply
+    client.raise_on_iopub_timeout, client.iopub_timeout = True, round(max(PATIENCE, limits.cell_seconds))
+    client.startup_timeout, client.record_timing = STARTUP, False
     client.log.disabled = True
     manager.write_connection_file()
     if sandboxed:  # for the sandbox's user; who else reads it cannot reach the sockets

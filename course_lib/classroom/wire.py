@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # imported where tensors are in use: an import of torch takes
     import torch
 
 LARGEST = 256 << 20  # bytes of a message
+LONGEST = 1 << 20  # characters of a text
 PLAIN = (type(None), bool, int, float, str)
 SEQUENCES = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
@@ -64,6 +65,8 @@ def decode(data: Any) -> Any:
     Raises:
         BrokenWire: `data` is nothing that `encode` makes.
     """
+    if isinstance(data, str):
+        return _sound(data)
     if isinstance(data, PLAIN):
         return data
     try:
@@ -85,6 +88,20 @@ def decode(data: Any) -> Any:
         raise
     except Exception as reason:
         raise BrokenWire(f"what the answer gave cannot be read: {reason!r}") from None
+
+
+def _sound(text: str) -> str:
+    """A text that can be shown: a kernel that fails over one it cannot encode, or cannot send, sends no error at all."""
+    if len(text) > LONGEST:
+        raise BrokenWire(f"a text of {len(text):,} characters; allowed are {LONGEST:,}")
+    if clean(text, LONGEST) != text:
+        raise BrokenWire("a text with lone surrogates, which is none")
+    return text
+
+
+def clean(text: Any, limit: int) -> str:
+    """What the other side told, for a message: at most `limit` characters, lone surrogates spelt out."""
+    return str(text)[:limit].encode("utf-8", "backslashreplace").decode()
 
 
 def _is(value: Any, kind: str) -> bool:
@@ -163,7 +180,7 @@ class Channel:
         self.connection = connection
 
     def send(self, message: dict) -> None:
-        """Raises BrokenWire where the other side is gone."""
+        """Raises BrokenWire where the other side is gone; ValueError or RecursionError, with nothing sent, where JSON cannot."""
         content = json.dumps(message).encode()
         try:
             self.connection.sendall(len(content).to_bytes(8, "big") + content)
