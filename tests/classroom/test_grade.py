@@ -202,12 +202,12 @@ def test_right_answers_get_their_marks_and_wrong_ones_lose_some(notebook):
 def test_a_kernel_with_intact_tests_kills_every_canary():
     import asyncio
 
-    async def lived(spoil: str) -> list[str]:
+    async def lived(spoil: str) -> tuple[list[str], list[str]]:
         async with kernels.start(Limits()) as kernel:
             await kernel.run("import numpy, torch")
+            intact = await canaries.survivors(kernel)
             await kernel.run(spoil)
-            return await canaries.survivors(kernel)
+            return intact, await canaries.survivors(kernel)
 
-    assert asyncio.run(lived("")) == []
     spoil = "import numpy.testing\ntorch.equal = torch.allclose = lambda *a, **k: True\nnumpy.testing.assert_array_equal = print"
-    assert asyncio.run(lived(spoil)) == ["torch.equal", "torch.allclose", "numpy.testing"]
+    assert asyncio.run(lived(spoil)) == ([], ["torch.equal", "torch.allclose", "numpy.testing"])

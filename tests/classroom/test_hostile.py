@@ -1,8 +1,10 @@
 """A class of which half attacks: it is graded to the end, nobody gains a point by it, and the summary tells what happened."""
 
+import os
 import re
 import socket
 import stat
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from course_lib.classroom import grade
 from course_lib.classroom.sandbox import PACKAGE, Limits
 from tests.classroom.mini import RIGHT, UNIT, by_id, mini, needs_bwrap, submission, write
 
-LIMITS = Limits(memory=1 << 30, processes=40, disk=16 << 20, output=1 << 18, cell_seconds=5, seconds=60)
+LIMITS = Limits(memory=1 << 30, processes=40, disk=16 << 20, output=1 << 18, cell_seconds=5, seconds=90)
 WRONG = {"answer-1": "def double(x):\n    return x", "answer-2": "half = 0"}  # no point without a trick
 LOOP = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True:\n    pass"
 HANGS = "def double(x):\n    while True:\n        pass"
@@ -84,6 +86,19 @@ except OSError as reason:
     print("refused", reason)
 """
 
+LINKS = """
+import os
+for i in range(1, 6):
+    os.unlink(f"/tmp/kernel-{{i}}")
+    os.symlink({path!r}, f"/tmp/kernel-{{i}}")
+for fd in range(3, 99):
+    try:
+        os.close(fd)
+    except OSError:
+        pass
+"""
+HOST_SOCKET = f"{tempfile.gettempdir()}/course-{os.getpid()}"
+
 ANY = {"graded", "timed out", "crashed", "flagged"}  # which limit is met first depends on the machine
 # student: (what is handed in besides wrong answers, status, words of the reason)
 ATTACKS = {
@@ -105,6 +120,11 @@ ATTACKS = {
     "liar": (dict(answers={"answer-1": LIAR + "def double(x):\n    return Liar(x)", "answer-2": LIAR + "half = Liar()"}),
              {"graded"}, ""),
     "forger": (dict(answers={"answer-1": FORGES}), {"crashed"}, "what is no message"),
+    "links a socket": (dict(extra=LINKS.format(path=HOST_SOCKET)), {"crashed", "timed out"}, ""),
+    "an error that cannot be sent": (dict(answers={"answer-1": "def double(x):\n    raise ValueError(chr(0xd800))",
+                                                   "answer-2": "half = chr(0xd800)"}), {"graded"}, ""),
+    "an error too large": (dict(answers={"answer-1": "def double(x):\n    raise type('x' * 140_000, (BaseException,), {})('no')",
+                                         "answer-2": "half = 'x' * 2_000_000"}), {"graded"}, ""),
 }  # fmt: skip
 UNREADABLE = {
     "broken": "broken JSON", "nothing": "not a notebook", "other": "none of", "linked": "symbolic link",
@@ -147,21 +167,32 @@ def graded(tmp_path_factory) -> tuple[pd.DataFrame, Path, bool, str]:
     folder, out, notebooks = base / "submitted", base / "out", base / "notebooks"
     write(mini(), notebooks / f"{UNIT}.ipynb")
     settings = grade.Settings(limits=LIMITS)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as on_host:
+        on_host.bind(HOST_SOCKET)
+        on_host.listen()
         hand_in(folder, out, notebooks, server.getsockname()[1])
-        table = grade.grade(folder, out, settings=settings, notebooks=notebooks, progress=False, workers=2)
-        try:
-            server.accept()
-            through = True
-        except BlockingIOError:
-            through = False
+        table = grade.grade(folder, out, settings=settings, notebooks=notebooks, progress=False, workers=3)
+        through = accepted(server) or accepted(on_host)
+    os.unlink(HOST_SOCKET)
     return table.set_index("student"), out, through, grade.summary(table, settings, out)
+
+
+def accepted(server: socket.socket) -> bool:
+    """Whether someone has called."""
+    server.settimeout(0)
+    try:
+        server.accept()[0].close()
+    except BlockingIOError:
+        return False
+    return True
 
 
 def printed(out: Path, student: str) -> str:
     notebook = nbformat.read(out / "autograded" / student / UNIT / f"{UNIT}.ipynb", as_version=4)
     return "".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
+
+
+pytestmark = pytest.mark.timeout(600)  # the first of them grades the class
 
 
 @needs_bwrap
