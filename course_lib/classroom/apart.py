@@ -79,7 +79,7 @@ def _process(job: str) -> Iterator[tuple[subprocess.Popen, Path]]:
     end, lifeline = os.pipe()
     _lifelines.add(lifeline)
     environment = os.environ | dict(TMPDIR=str(folder), PYTHONPATH=str(PACKAGE.parent))
-    command = [sys.executable, "-m", "course_lib.classroom.apart", str(folder), str(end)]
+    command = [sys.executable, "-m", "course_lib.classroom", str(folder), str(end)]
     try:
         with (folder / LOG).open("wb") as log:
             process = subprocess.Popen(
@@ -160,7 +160,3 @@ def _die() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -2,6 +2,8 @@
 
 What a student hands in is laid into the instructor's notebook: of the cells that nbgrader knows, only answers are the
 student's; tests, points and questions are the instructor's again, whatever was done to them.
+
+nbgrader's own helpers are not imported: every submission's process would spend two seconds on that, half of what it costs.
 """
 
 import ast
@@ -13,10 +15,9 @@ from collections.abc import Iterator
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
-from nbgrader import utils
-from nbgrader.preprocessors import ClearHiddenTests
 
 LINES = 10_000  # of code in a submission; ten times as many as the longest notebook of the course has
+HIDDEN = re.compile(r"^[^\n]*BEGIN HIDDEN TESTS.*?END HIDDEN TESTS[^\n]*\n?", re.DOTALL | re.MULTILINE)
 MAGIC = re.compile(r"\s*[%!?,;/]|.*(=\s*[%!]|\?\s*$)")  # a line that may be IPython's own
 MAGICS = 100_000  # at most, lines of magics times lines of their cell: IPython reads the cell anew for each of them
 
@@ -27,7 +28,17 @@ class TooMuch(ValueError):
 
 def is_test(cell: NotebookNode) -> bool:
     """Whether a cell is graded by running it."""
-    return cell.cell_type == "code" and utils.is_grade(cell) and not utils.is_solution(cell)
+    return cell.cell_type == "code" and _says(cell, "grade") and not is_answer(cell)
+
+
+def is_answer(cell: NotebookNode) -> bool:
+    """Whether a cell is for the student to fill in, code or words."""
+    return _says(cell, "solution")
+
+
+def _says(cell: NotebookNode, what: str) -> bool:
+    known = cell.metadata.get("nbgrader")
+    return isinstance(known, dict) and bool(known.get(what))
 
 
 def is_setup(cell: NotebookNode) -> bool:
@@ -44,12 +55,12 @@ def grade_id(cell: NotebookNode) -> str | None:
 
 def released(cell: NotebookNode) -> str:
     """The source of a test or question as students get it, without its hidden tests."""
-    return ClearHiddenTests().preprocess_cell(copy.deepcopy(cell), {}, 0)[0].source
+    return HIDDEN.sub("", cell.source)
 
 
 def likeness(master: NotebookNode, submission: NotebookNode) -> float:
     """The share of the master's questions and tests that stand in a submission as they were released, in [0, 1]."""
-    fixed = [cell for cell in master.cells if grade_id(cell) and not utils.is_solution(cell) and released(cell).strip()]
+    fixed = [cell for cell in master.cells if grade_id(cell) and not is_answer(cell) and released(cell).strip()]
     sources = {cell.source.strip() for cell in submission.cells}
     found = sum(released(cell).strip() in sources or cell.source.strip() in sources for cell in fixed)
     return found / max(1, len(fixed))
@@ -108,14 +119,14 @@ def _bare(cell: NotebookNode, keep: bool = False) -> NotebookNode:
     metadata = {"tags": [str(tag) for tag in tags]} if isinstance(tags, list) and tags else {}
     if keep:
         metadata["nbgrader"] = copy.deepcopy(cell.metadata.nbgrader)
-    source = "" if keep and utils.is_solution(cell) else cell.source
+    source = "" if keep and is_answer(cell) else cell.source
     return make(source, metadata=metadata)
 
 
 def _restored(original: NotebookNode, cell: NotebookNode) -> tuple[NotebookNode, bool]:
     """The cell that counts, and whether the submission's had been changed where it must not."""
     restored = _bare(original, keep=True)
-    if utils.is_solution(original):
+    if is_answer(original):
         restored.source = cell.source
         return restored, False
     changed = cell.source.strip() not in (released(original).strip(), original.source.strip())
@@ -129,7 +140,7 @@ def _make_ids_unique(notebook: NotebookNode) -> None:
 
 def answer_names(master: NotebookNode) -> list[str]:
     """The names that the model answers define for the tests; those with a leading underscore are not meant for them."""
-    sources = [cell.source for cell in master.cells if cell.cell_type == "code" and utils.is_solution(cell)]
+    sources = [cell.source for cell in master.cells if cell.cell_type == "code" and is_answer(cell)]
     return sorted({name for source in sources for name in names(source)[1] if not name.startswith("_")})
 
 
@@ -145,7 +156,7 @@ def wanted(master: NotebookNode, merged: NotebookNode, everything: bool = False)
     if everything:
         return list(code)
     lesson = {cell.source.strip() for cell in master.cells if not is_setup(cell) and not grade_id(cell)}
-    spared = {i for i, cell in code.items() if cell.source.strip() in lesson and not utils.is_solution(cell)}
+    spared = {i for i, cell in code.items() if cell.source.strip() in lesson and not is_answer(cell)}
     known = {i: names(cell.source) for i, cell in code.items()}
     given = {name for cell in master.cells if is_setup(cell) for name in names(cell.source)[1]}
     run = [i for i in code if i not in spared]

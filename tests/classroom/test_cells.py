@@ -113,3 +113,26 @@ def test_strange_cells_do_no_harm():
     assert [cell.source for cell in merged.cells[:3]] == ["1", "2", "3"] and changes == []
     assert not any(cells.grade_id(cell) for cell in merged.cells[:3])
     assert HIDDEN in [cell.source for cell in merged.cells]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [HIDDEN, f"a = 1\n{HIDDEN}\nb = 2", f"{HIDDEN}\n{HIDDEN}\n", "a = 1", "  # BEGIN HIDDEN TESTS x\n# END HIDDEN TESTS"],
+)
+def test_hidden_tests_are_taken_out_as_nbgrader_does(source):
+    """nbgrader is the reference: it makes the students' copies."""
+    from nbgrader.preprocessors import ClearHiddenTests
+
+    cell = by_id(mini())["test-1-hidden"]
+    cell.source = source
+    found = cells.released(cell)
+    assert found.strip() == ClearHiddenTests().preprocess_cell(cell, {}, 0)[0].source.strip()
+
+
+def test_looking_at_cells_does_not_import_nbgrader():
+    """Each submission has a process of its own, so an import of two seconds would count as often as there are submissions."""
+    import subprocess
+    import sys
+
+    loaded = "import sys, course_lib.classroom.apart; sys.exit('nbgrader' in sys.modules or 'torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", loaded], check=True, timeout=60)
