@@ -18,10 +18,11 @@ PIP = $(VENV_PYTHON) -m uv pip
 COURSE = $(VENV_PYTHON) -m course_lib
 PYTEST = COURSE_SCALE=smoke OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q
 # A process a core, a thread each: more threads than cores wait for each other
-PARALLEL = -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder
+PARALLEL = -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder --durations 10 --durations-min 1
+NOTEBOOKS = $(if $(wildcard notebooks/*.ipynb),--nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks)
 ONE = $(if $(N),--only $(N))
 
-.PHONY: lab test test-network run notebooks results release grade bench lint format lock clean help
+.PHONY: lab test test-slow test-network run notebooks results release grade bench lint format lock clean help
 
 lab: .venv/.installed  ## open JupyterLab on the notebooks; without a display, print its address
 	$(VENV_PYTHON) -m jupyterlab notebooks \
@@ -29,10 +30,11 @@ lab: .venv/.installed  ## open JupyterLab on the notebooks; without a display, p
 	    $(if $(filter 0,$(shell id -u)),--allow-root) \
 	    $(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname)),,--no-browser) $(FLAGS)
 
-test: lint  ## run every test that needs no network, and every notebook at smoke scale
-	$(PYTEST) $(PARALLEL)
-	$(if $(wildcard notebooks/*.ipynb),$(PYTEST) $(PARALLEL) \
-	    --nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks)
+test: lint  ## run every test that is quick and needs no network, and every notebook at smoke scale
+	$(PYTEST) $(PARALLEL) tests $(NOTEBOOKS)
+
+test-slow: .venv/.installed  ## run the tests that take minutes: every notebook's grading, a forger fifty times
+	$(PYTEST) $(PARALLEL) -m slow tests
 
 test-network: .venv/.installed  ## run the tests that fetch something for real
 	$(PYTEST) -m network -rs

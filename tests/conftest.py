@@ -19,6 +19,23 @@ LOCAL = ("localhost", "127.", "::1", "0.0.0.0")
 connect = socket.socket.connect
 
 
+# Scopes that take longest, longest first: of scopes handed out in this order, no long one is left for the end
+LONG = (
+    *("test_hostile", "test_apart", "07_thinet", "03_network_trimming", "test_grade", "04_filter_pruning"),
+    *("01_vector_quantization", "02_weight_pruning", "06_channel_pruning", "test_runner", "test_interrupts", "test_surgery"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders scopes by length; a cell of a notebook may take longer than a test, as nbval's own limit says."""
+    names = [item.path.stem for item in items]
+    place = {name: i for i, name in enumerate(LONG)}
+    items[:] = [item for _, item in sorted(zip(names, items, strict=True), key=lambda pair: place.get(pair[0], len(LONG)))]
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.timeout(180))
+
+
 @pytest.fixture(autouse=True)
 def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuses connections to other machines, except to a test marked `network`."""
