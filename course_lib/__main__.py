@@ -24,6 +24,7 @@ def data(arguments: argparse.Namespace) -> int:
 def baselines(arguments: argparse.Namespace) -> int:
     """Trains the networks that the notebooks start from, and writes them to data/checkpoints."""
     from course_lib.experiments.baselines import RECIPES, train
+    from course_lib.experiments.runner import resolve_device
 
     networks, datasets = ({recipe[part]: None for recipe in RECIPES} for part in (0, 1))  # dicts keep the order
     for network in arguments.networks:
@@ -40,7 +41,9 @@ def baselines(arguments: argparse.Namespace) -> int:
         pairs = ", ".join(f"{network} on {dataset}" for network, dataset in RECIPES)
         raise ValueError(f"no recipe for {' or '.join(arguments.networks)} on {arguments.dataset}; there are: {pairs}")
     for network, dataset in chosen:
-        facts = train(network, dataset, seed=arguments.seed, device=device(arguments.device), precision=arguments.precision)
+        facts = train(
+            network, dataset, seed=arguments.seed, device=resolve_device(arguments.device), precision=arguments.precision
+        )
         print(f"{network} on {dataset}: accuracy {facts['accuracy']:.2%} after {facts['seconds']} s")
     return 0
 
@@ -130,15 +133,6 @@ def doctor(arguments: argparse.Namespace) -> int:
     from course_lib.doctor import command
 
     return command()
-
-
-def device(choice: str) -> str:
-    """The device that 'auto' stands for, or the one named. Raises ValueError for 'cuda' where there is none."""
-    import torch
-
-    if choice == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device is 'cuda', and torch finds no CUDA device here; `--device cpu` works everywhere")
-    return choice if choice != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def parser() -> argparse.ArgumentParser:

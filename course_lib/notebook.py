@@ -13,11 +13,17 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from IPython import get_ipython
 from IPython.display import Markdown, display
 from torch import nn
 
 from course_lib import data, models, plots, scale
 from course_lib.data import Splits
+
+INTERRUPTED = (
+    "You interrupted this cell before it was done. Nothing half-done was kept: "
+    "to go on, run it again, beginning with the cell that made the network if it trains one."
+)
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,15 @@ class Environment:
 def start(dataset: str = "mnist", seed: int = 0) -> Environment:
     """Seeds, chooses the device, loads the data and prints one line that says what the notebook runs on.
 
-    Waits at most a minute for a download, then goes on with the stand-in and says so in a banner.
+    Waits at most a minute for a download, then goes on with the stand-in and says so in a banner. From here on a cell that is
+    interrupted ends in a sentence instead of a traceback.
 
     Args:
         dataset: 'mnist' or 'cifar10'.
         seed: of torch's global random state.
     """
+    if shell := get_ipython():
+        shell.set_custom_exc((KeyboardInterrupt,), _interrupted)
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plots.use_style()
@@ -57,6 +66,11 @@ def start(dataset: str = "mnist", seed: int = 0) -> Environment:
         f"{len(splits.test.labels):,} test images | seed {seed} | torch {torch.__version__.split('+')[0]}"
     )
     return Environment(splits, device, scale.name(), seed)
+
+
+def _interrupted(_shell, _kind, _error, _traceback, tb_offset=None) -> None:
+    """Prints what IPython shows of a KeyboardInterrupt; the cell has failed all the same, so 'Run All' stops there."""
+    print(INTERRUPTED)
 
 
 class _Rich(NamedTuple):

@@ -5,9 +5,11 @@ same seed on the same CPU give the same bits, and so does a call that was killed
 """
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,6 @@ class History:
     """What a training run went through: a row an epoch with epoch, loss, accuracy (on the training batches), lr, seconds."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
-    interrupted: bool = False
 
     def frame(self):
         """The rows as a pandas DataFrame, indexed by epoch."""
@@ -44,7 +45,9 @@ class History:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, split: Split, batch_size: int = 1000) -> float:
-    """Accuracy in [0, 1] on a split; computed in evaluation mode, the mode is put back afterwards.
+    """Accuracy in [0, 1] on a split; computed in evaluation mode, the mode is put back afterwards, also after an error.
+
+    On CUDA it computes as `fit` does, in bfloat16 and channels-last; on the CPU in the dtype and layout of the arguments.
 
     Args:
         model: maps images (N, C, height, width) to scores (N, classes); on the device of the split.
@@ -58,13 +61,16 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 1000) -> float:
         raise ValueError("split has no examples; there is nothing to evaluate on")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; allowed are 1 and above")
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+    score = partial(_scores, model, how=_arithmetic(model, split.images)) if split.images.is_cuda else model
     correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
-    for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
-        correct += (model(images).argmax(1) == labels).sum()
-    for module, mode in modes.items():
-        module.training = mode
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
+            correct += (score(images).argmax(1) == labels).sum()
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
     return correct.item() / len(split.labels)
 
 
@@ -104,36 +110,34 @@ def fit(
         frozen: names of modules that stay as they are, statistics of batch norm included.
         precision: the dtype of autocast; default bfloat16 on CUDA, float32 on the CPU.
         seed: decides order, augmentation and dropout, anew in every epoch.
-        resume_from: a file that holds the state after every epoch. Where it is there, training goes on from it, and ends
+        resume_from: a file that holds the state after every epoch. If it exists, training goes on from it, and ends
             bit-identical to an uninterrupted run (on the CPU, at the same number of threads).
         progress: show a bar with loss, accuracy and images per second.
 
     Returns:
-        The history. After KeyboardInterrupt `interrupted` is True and the model holds what it has learnt.
+        The history. Nothing comes back from a run that was interrupted: KeyboardInterrupt leaves `fit`, the model is in
+        evaluation mode with whatever weights it had by then, its masked weights zero, and `resume_from` holds the last whole
+        epoch.
 
     Raises:
         ValueError: an argument out of its range, an unknown name, a mask of the wrong shape, or a resume file of another run.
     """
-    masks = dict(masks or {})
+    masks, images = dict(masks or {}), splits.train.images
     settings: dict[str, Any] = dict(
         epochs=epochs, lr=lr, schedule=schedule, momentum=momentum, weight_decay=weight_decay, l1=l1, batch_size=batch_size,
-        augment=augment, frozen=list(frozen), precision=str(precision), seed=seed, examples=len(splits.train.labels),
+        augment=augment, frozen=list(frozen), seed=seed, examples=len(splits.train.labels),
     )  # fmt: skip
     _check(model, settings, masks)
-    images = splits.train.images
-    precision = precision or (torch.bfloat16 if images.is_cuda else torch.float32)
-    layout = torch.channels_last if any(isinstance(m, nn.Conv2d) for m in model.modules()) else torch.contiguous_format
-    model.to(memory_format=layout)
-    optimizer = _optimizer(model, frozen, lr, momentum, weight_decay)
-    history = _resume(resume_from, model, optimizer, settings, masks)
-    weights = dict(model.named_parameters())
-    masked = [weights[name] for name in masks], [mask.to(images.device) for mask in masks.values()]
-
+    how = _arithmetic(model, images, precision)
+    settings |= {"precision": str(how[0])} | (_identity(model, masks) if resume_from is not None else {})
+    stored = _stored(resume_from, settings, images.device)
     steps = -(-len(splits.train.labels) // batch_size)
-    bar = tqdm(total=epochs * steps, initial=len(history.epochs) * steps, desc="training", leave=False, disable=not progress)
-    try:
-        with bar, _training_mode(model, frozen):
-            _apply(masked)
+    with _training(model, frozen, masks, how[1]) as masked:
+        optimizer = _optimizer(model, frozen, lr, momentum, weight_decay)
+        history = _resumed(stored, model, optimizer)
+        _apply(masked)
+        bar = tqdm(total=epochs * steps, initial=len(history.epochs) * steps, desc="training", leave=False, disable=not progress)
+        with bar:
             for epoch in range(len(history.epochs), epochs):
                 start = time.perf_counter()
                 totals = torch.zeros(2, device=images.device)
@@ -142,8 +146,7 @@ def fit(
                     rate = lr * SCHEDULES[schedule]((epoch * steps + step + 0.5) / (epochs * steps))
                     for group in optimizer.param_groups:
                         group["lr"] = rate
-                    x = x.contiguous(memory_format=layout)
-                    totals += _step(model, optimizer, x, y, precision, l1)
+                    totals += _step(model, optimizer, x, y, how, l1)
                     _apply(masked)
                     seen += len(y)
                     bar.update()
@@ -158,30 +161,56 @@ def fit(
                 )
                 if resume_from is not None:
                     _store(resume_from, model, optimizer, settings, history)
-    except KeyboardInterrupt:
-        history.interrupted = True
-    model.to(memory_format=torch.contiguous_format)
-    model.eval()
     return history
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, precision: torch.dtype, l1: float) -> Tensor:
+def numbered(settings: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Return the arguments of `fit` for one of several calls: `resume_from`, if it is given, gets the number as a suffix.
+
+    A loop that prunes and retrains calls `fit` more than once. With a file for each call, a loop that was interrupted and is
+    started again runs through the finished rounds without training and goes on in the one that was cut off.
+    """
+    path = settings.get("resume_from")
+    return dict(settings) if path is None else {**settings, "resume_from": f"{path}.{number}"}
+
+
+Arithmetic = tuple[torch.dtype, torch.memory_format]
+
+
+def _arithmetic(model: nn.Module, images: Tensor, precision: torch.dtype | None = None) -> Arithmetic:
+    """The dtype of autocast, by default bfloat16 on CUDA; and the layout of images, channels-last in front of convolutions."""
+    planes = images.dim() == 4 and any(isinstance(module, nn.Conv2d) for module in model.modules())
+    default = torch.bfloat16 if images.is_cuda else torch.float32
+    return precision or default, torch.channels_last if planes else torch.contiguous_format
+
+
+def _scores(model: nn.Module, images: Tensor, how: Arithmetic) -> Tensor:
+    precision, layout = how
+    with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
+        return model(images.contiguous(memory_format=layout))
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, how: Arithmetic, l1: float) -> Tensor:
     """One step of SGD; gives (sum of losses, number right) as a tensor, so that nothing waits for the device."""
-    with torch.autocast(x.device.type, precision, enabled=precision != torch.float32):
-        scores = model(x)
+    scores = _scores(model, x, how)
     loss = F.cross_entropy(scores.float(), y)
     optimizer.zero_grad()
     loss.backward()
     if l1:
         for weight in optimizer.param_groups[0]["params"]:
-            weight.grad.add_(weight.detach().sign(), alpha=l1)
+            if weight.grad is not None:  # as for weight decay: what takes no part in the loss stays as it is
+                weight.grad.add_(weight.detach().sign(), alpha=l1)
     optimizer.step()
     return torch.stack([loss.detach() * len(y), (scores.detach().argmax(1) == y).sum()])
 
 
 def batches(split: Split, batch_size: int, augment: str | None, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass in random order: (images, labels), augmented. The global random state is seeded too, for dropout."""
-    torch.manual_seed(seed)
+    """One pass in random order: (images, labels), augmented. The global random state of the CPU and of the images' device
+    is seeded too, for dropout; that of other GPUs is left alone."""
+    torch.default_generator.manual_seed(seed)
+    if split.images.is_cuda:
+        with torch.cuda.device(split.images.device):
+            torch.cuda.manual_seed(seed)
     order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(seed)).to(split.labels.device)
     random = torch.Generator(split.images.device).manual_seed(seed)
     for chosen in order.split(batch_size):
@@ -215,25 +244,39 @@ def _optimizer(model: nn.Module, frozen: Sequence[str], lr: float, momentum: flo
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
 
 
+Masked = tuple[list[Tensor], list[Tensor]]
+
+
 @contextlib.contextmanager
-def _training_mode(model: nn.Module, frozen: Sequence[str]) -> Iterator[None]:
-    """Training mode without the frozen modules, and a random state that is the caller's again afterwards."""
+def _training(
+    model: nn.Module, frozen: Sequence[str], masks: Mapping[str, Tensor], layout: torch.memory_format
+) -> Iterator[Masked]:
+    """Training mode without the frozen modules; gives the masked weights and their masks, on the model's device.
+
+    Afterwards, however the block ends, masked weights are zero, the model is in evaluation mode and laid out as usual, what
+    was frozen can be trained again, and the random state is the caller's.
+    """
+    weights = dict(model.named_parameters())
+    masked = [weights[name] for name in masks], [mask.to(weights[name].device) for name, mask in masks.items()]
     still = [p for name in frozen for p in model.get_submodule(name).parameters() if p.requires_grad]
-    model.train()
-    for name in frozen:
-        model.get_submodule(name).eval()
-    for parameter in still:
-        parameter.requires_grad_(False)
+    devices = {parameter.device for parameter in weights.values() if parameter.is_cuda}
     try:
-        with torch.random.fork_rng():
-            yield
+        model.train().to(memory_format=layout)
+        for name in frozen:
+            model.get_submodule(name).eval()
+        for parameter in still:
+            parameter.requires_grad_(False)
+        with torch.random.fork_rng(devices=list(devices)):  # by default it would wake every GPU
+            yield masked
     finally:
         for parameter in still:
             parameter.requires_grad_(True)
+        _apply(masked)
+        model.to(memory_format=torch.contiguous_format).eval()
 
 
 @torch.no_grad()
-def _apply(masked: tuple[list[Tensor], list[Tensor]]) -> None:
+def _apply(masked: Masked) -> None:
     """Zeroes what is pruned. After the step, so that momentum and decay cannot move it either."""
     if masked[0]:
         torch._foreach_mul_(*masked)
@@ -263,6 +306,15 @@ def _check(model: nn.Module, settings: dict[str, Any], masks: Mapping[str, Tenso
             raise ValueError(f"frozen names {name!r}; the model's modules are {', '.join(sorted(modules))}")
 
 
+def _identity(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What tells two runs with the same settings apart: the shapes of parameters and buffers, and a digest of each mask."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    digests = {name: hashlib.sha256(mask.cpu().numpy().tobytes()).hexdigest()[:16] for name, mask in masks.items()}
+    return {f"shape of {name}": tuple(tensor.shape) for name, tensor in tensors} | {
+        f"mask of {name}": digest for name, digest in digests.items()
+    }
+
+
 def _store(
     path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any], history: History
 ) -> None:
@@ -271,26 +323,29 @@ def _store(
         torch.save(state, scratch)
 
 
-def _resume(
-    path: str | Path | None,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    settings: dict[str, Any],
-    masks: Mapping[str, Tensor],
-) -> History:
-    """Loads the state of an earlier run, if there is one, and gives its history."""
+def _stored(path: str | Path | None, settings: dict[str, Any], device: torch.device) -> dict[str, Any] | None:
+    """What an earlier run with the same settings has stored; None if there is nothing."""
     if path is None or not Path(path).exists():
-        return History()
+        return None
     try:
-        state = torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
-        stored = state["settings"]
+        state = torch.load(path, weights_only=True, map_location=device)
+        there = state["settings"]
     except Exception as reason:
         raise ValueError(f"resume_from: {path} cannot be read ({reason}); delete it to start afresh") from reason
     differing = [
-        f"{key}: {stored.get(key)!r} there, {value!r} here" for key, value in settings.items() if stored.get(key) != value
+        f"{key}: {there.get(key)!r} there, {settings.get(key)!r} here"
+        for key in {**settings, **there}
+        if there.get(key) != settings.get(key)
     ]
     if differing:
         raise ValueError(f"resume_from: {path} is of another run ({'; '.join(differing)}); delete it to start afresh")
+    return state
+
+
+def _resumed(state: dict[str, Any] | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+    """Loads what `_stored` gave, if anything, and gives its history."""
+    if state is None:
+        return History()
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return History(state["epochs"])

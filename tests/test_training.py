@@ -1,12 +1,14 @@
 """fit and evaluate: exactness, masks, seeds, interrupts, and a resume after a real kill."""
 
 import copy
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,23 +135,126 @@ def test_one_step_with_both_penalties_equals_the_formula_in_numpy(splits):
     np.testing.assert_allclose(model[1].weight.detach().numpy(), expected, atol=2e-6)
 
 
-def test_an_interrupt_keeps_what_was_learnt(splits, monkeypatch):
-    steps = 0
-    original = training._step
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int, late: bool = False) -> None:
+    """Ctrl-C at a step of SGD, before it or just after."""
+    steps, original = itertools.count(1), training._step
 
     def interrupted(*arguments):
-        nonlocal steps
-        steps += 1
-        if steps == 8:
+        done = original(*arguments) if late else None
+        if next(steps) == number:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return done if late else original(*arguments)
 
     monkeypatch.setattr(training, "_step", interrupted)
-    model = fresh()
-    before = state(model)
-    history = training.fit(model, splits, epochs=5, **QUIET)
-    assert history.interrupted and len(history.epochs) == 1  # 5 steps an epoch
-    assert not torch.equal(state(model), before) and not model.training
+
+
+def test_an_interrupt_leaves_fit_and_leaves_the_model_in_order(splits, monkeypatch, tmp_path):
+    model = fresh("lenet-5")
+    mask = torch.rand(model.fc1.weight.shape) < 0.5
+    interrupt_at(monkeypatch, 8, late=True)  # in the second epoch, between the step and the masks
+    arguments = dict(masks={"fc1.weight": mask}, frozen=["conv1"], resume_from=tmp_path / "state.pt", **QUIET)
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(model, splits, epochs=5, **arguments)
+    assert not any(module.training for module in model.modules())
+    assert all(parameter.requires_grad and parameter.is_contiguous() for parameter in model.parameters())
+    assert (model.fc1.weight[~mask] == 0).all()
+    assert len(torch.load(tmp_path / "state.pt")["epochs"]) == 1  # 5 steps an epoch
+
+
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(splits, monkeypatch, tmp_path):
+    whole, resumed = fresh("lenet-5"), fresh("lenet-5")
+    training.fit(whole, splits, epochs=3, augment="shift", **QUIET)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 12)
+        with pytest.raises(KeyboardInterrupt):
+            training.fit(resumed, splits, epochs=3, augment="shift", resume_from=tmp_path / "state.pt", **QUIET)
+    history = training.fit(resumed, splits, epochs=3, augment="shift", resume_from=tmp_path / "state.pt", **QUIET)
+    assert torch.equal(state(resumed), state(whole)) and len(history.epochs) == 3
+
+
+def test_a_write_that_is_cut_off_leaves_the_state_before_it(splits, monkeypatch, tmp_path):
+    path, save, calls = tmp_path / "state.pt", torch.save, itertools.count(1)
+
+    def cut_off(state, file):
+        save(state, file)
+        if next(calls) == 2:
+            file.write_bytes(file.read_bytes()[:1000])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(fresh(), splits, epochs=3, resume_from=path, **QUIET)
+    assert len(torch.load(path)["epochs"]) == 1 and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_in_the_data_puts_everything_back(splits):
+    model = fresh("lenet-5").train()
+    broken = Splits(Split(splits.train.images, splits.train.labels + 20), splits.test, "random", "random")
+    with pytest.raises((IndexError, RuntimeError)):
+        training.fit(model, broken, epochs=1, frozen=["conv1"], **QUIET)
+    assert not model.training and all(p.requires_grad and p.is_contiguous() for p in model.parameters())
+
+
+def test_evaluate_puts_the_modes_back_after_an_error(splits):
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(3, 10)).train()
+    model[1].eval()
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        training.evaluate(model, splits.test)
+    assert [module.training for module in model.modules()] == [True, True, False, True]
+
+
+def test_the_penalty_leaves_weights_that_take_no_part_alone(splits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    model.register_module("unused", nn.Linear(3, 3))
+    model.forward = lambda images: model[1](model[0](images))
+    model.append(nn.Linear(5, 5))
+    model[2].requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    training.fit(model, splits, epochs=1, l1=1e-3, **QUIET)
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"1.weight", "1.bias"}
+    assert not model[2].weight.requires_grad  # as the caller had it
+
+
+def test_no_device_is_touched_but_the_models(splits, monkeypatch):
+    asked, fork = [], torch.random.fork_rng
+
+    def recorded(*arguments, **settings):
+        asked.append((arguments, settings))
+        return fork(*arguments, **settings)
+
+    def forbidden(*_arguments):
+        raise AssertionError("seeds every device")
+
+    monkeypatch.setattr(torch.random, "fork_rng", recorded)
+    monkeypatch.setattr(torch, "manual_seed", forbidden)
+    training.fit(models.build("lenet-300-100"), splits, epochs=1, **QUIET)
+    assert asked == [((), {"devices": []})]
+
+
+def test_what_fit_and_evaluate_compute_in(monkeypatch):
+    """By device, for images of four dimensions; a stand-in for images on a GPU serves where there is none."""
+    on_gpu = SimpleNamespace(is_cuda=True, dim=lambda: 4)
+    here = torch.zeros(2, 1, 28, 28)
+    convolutions, dense = fresh("lenet-5"), fresh("lenet-300-100")
+    assert training._arithmetic(convolutions, on_gpu) == (torch.bfloat16, torch.channels_last)
+    assert training._arithmetic(dense, on_gpu) == (torch.bfloat16, torch.contiguous_format)
+    assert training._arithmetic(convolutions, on_gpu, torch.float32) == (torch.float32, torch.channels_last)
+    assert training._arithmetic(convolutions, here) == (torch.float32, torch.channels_last)
+    assert training._arithmetic(convolutions, here.flatten(1)) == (torch.float32, torch.contiguous_format)
+
+
+def test_evaluate_computes_on_the_cpu_in_what_it_is_given(splits):
+    """Not in another dtype or layout: figures that were measured before stay what they were."""
+    seen = []
+    model = fresh("lenet-5")
+    model.register_forward_pre_hook(lambda _model, inputs: seen.append(inputs[0]))
+    training.evaluate(model, splits.test, 50)
+    assert [x.data_ptr() for x in seen] == [x.data_ptr() for x in splits.test.images.split(50)]
+    with torch.autocast("cpu", torch.bfloat16):
+        model.register_forward_hook(lambda _model, _inputs, scores: seen.append(scores))
+        training.evaluate(model, splits.test)
+    assert seen[-1].dtype == torch.bfloat16
 
 
 RUN = """
@@ -164,26 +269,42 @@ splits = Splits(split, split, "random", "random")
 training.fit(model, splits, epochs=6, lr=0.05, augment="shift", resume_from={resume!r}, progress=False, seed=3)
 torch.save(model.state_dict(), {out!r})
 """
+STOP_AFTER_TWO = """
+from course_lib import training
+stored = training._store
+def store(path, model, optimizer, settings, history):
+    stored(path, model, optimizer, settings, history)
+    if len(history.epochs) == 2:
+        print("stored", flush=True)
+        input()
+training._store = store
+"""
 
 
+def killed_after_an_epoch(command: list[str], environment: dict[str, str]) -> None:
+    """Runs a command until it says that an epoch is stored, and kills it there: it goes on only when it is told."""
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "stored\n"
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.timeout(300)
 def test_a_killed_run_resumes_bit_identical(tmp_path):
-    """A real process is killed (SIGKILL) after its first stored epoch; a second one finishes."""
+    """A real process is killed (SIGKILL) after its second stored epoch; another one finishes."""
 
-    def command(resume: Path, out: Path) -> list[str]:
-        return [sys.executable, "-c", RUN.format(resume=str(resume), out=str(out))]
+    def command(resume: Path, out: Path, before: str = "") -> list[str]:
+        return [sys.executable, "-c", before + RUN.format(resume=str(resume), out=str(out))]
 
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-
     whole, resumed, state_file = tmp_path / "whole.pt", tmp_path / "resumed.pt", tmp_path / "state.pt"
     exec(RUN.format(resume=str(tmp_path / "other.pt"), out=str(whole)), {})
 
-    process, deadline = subprocess.Popen(command(state_file, resumed), env=environment), time.monotonic() + 60
-    while process.poll() is None and not state_file.exists() and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
-    done = len(torch.load(state_file)["epochs"])
-    assert 1 <= done < 6
+    killed_after_an_epoch(command(state_file, resumed, before=STOP_AFTER_TWO), environment)
+    assert len(torch.load(state_file)["epochs"]) == 2 and not resumed.exists()
     subprocess.run(command(state_file, resumed), check=True, env=environment)
     first, second = torch.load(whole), torch.load(resumed)
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -197,6 +318,32 @@ def test_a_resume_file_of_another_run_or_a_damaged_one_is_refused(splits, tmp_pa
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="delete it to start afresh"):
         training.fit(fresh(), splits, epochs=1, resume_from=path, **QUIET)
+
+
+def test_a_resume_with_other_masks_or_precision_or_shapes_is_refused(splits, tmp_path):
+    path, masks = tmp_path / "state.pt", {"fc1.weight": torch.rand(300, 784) < 0.5}
+
+    def resume(model: nn.Module | None = None, **changes):
+        arguments = dict(epochs=1, resume_from=path, masks=masks, precision=torch.bfloat16) | QUIET
+        return training.fit(model or fresh(), splits, **arguments | changes)
+
+    resume()
+    for changes, differing in [
+        (dict(masks={"fc1.weight": ~masks["fc1.weight"]}), "mask of fc1.weight: '[0-9a-f]{16}' there, '[0-9a-f]{16}' here"),
+        (dict(masks=None), "mask of fc1.weight: '[0-9a-f]{16}' there, None here"),
+        (dict(masks=masks | {"fc3.weight": torch.ones(10, 100).bool()}), "mask of fc3.weight: None there, '[0-9a-f]{16}' here"),
+        (dict(precision=None), "precision: 'torch.bfloat16' there, 'torch.float32' here"),
+        (dict(model=models.build("lenet-5"), masks=None), r"shape of conv1.weight: None there, \(20, 1, 5, 5\) here"),
+    ]:
+        with pytest.raises(ValueError, match=differing):
+            resume(**changes)
+    assert len(resume().epochs) == 1
+
+
+def test_the_default_precision_is_stored_as_what_it_stands_for(splits, tmp_path):
+    training.fit(fresh(), splits, epochs=1, resume_from=tmp_path / "state.pt", **QUIET)
+    assert torch.load(tmp_path / "state.pt")["settings"]["precision"] == "torch.float32"
+    training.fit(fresh(), splits, epochs=1, resume_from=tmp_path / "state.pt", precision=torch.float32, **QUIET)
 
 
 def test_shifts_move_whole_images_and_nothing_else():
@@ -242,9 +389,50 @@ def test_evaluate_refuses_nothing_to_evaluate(splits):
         training.evaluate(fresh(), splits.test, 0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def on_gpu(splits: Splits) -> Splits:
+    return Splits(*(Split(s.images.cuda(), s.labels.cuda()) for s in (splits.train, splits.test)), "random", "random")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_trains_in_bfloat16_to_about_the_same_accuracy(splits):
-    model = fresh("lenet-5").cuda()
-    there = Splits(*(Split(s.images.cuda(), s.labels.cuda()) for s in (splits.train, splits.test)), "random", "random")
+    model, there = fresh("lenet-5").cuda(), on_gpu(splits)
     training.fit(model, there, epochs=8, **QUIET)
     assert training.evaluate(model, there.test) > 0.5
+    assert all(parameter.is_cuda and parameter.is_contiguous() for parameter in model.parameters())
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_evaluates_in_bfloat16_as_the_cpu_counts(splits):
+    model, dtypes = fresh("lenet-5"), set()
+    training.fit(model, splits, epochs=4, **QUIET)
+    here = training.evaluate(model, splits.test)
+    model.cuda().register_forward_hook(lambda _model, _inputs, scores: dtypes.add(scores.dtype))
+    assert training.evaluate(model, on_gpu(splits).test) == pytest.approx(here, abs=0.03)
+    assert dtypes == {torch.bfloat16}
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_the_callers_random_state_is_left_alone_and_masks_hold(splits):
+    model, there = fresh().cuda(), on_gpu(splits)
+    mask = torch.rand(300, 784) < 0.5  # on the CPU, as the caller may have it
+    torch.cuda.manual_seed(5)
+    expected = torch.rand(3, device="cuda")
+    torch.cuda.manual_seed(5)
+    training.fit(model, there, epochs=1, masks={"fc1.weight": mask}, l1=1e-4, **QUIET)
+    assert torch.equal(torch.rand(3, device="cuda"), expected)
+    assert (model.fc1.weight[~mask.cuda()] == 0).all()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_a_resume_file_says_bfloat16_and_is_taken_up(splits, tmp_path):
+    model, there = fresh("lenet-5").cuda(), on_gpu(splits)
+    training.fit(model, there, epochs=1, resume_from=tmp_path / "state.pt", **QUIET)
+    again = fresh("lenet-5").cuda()
+    with pytest.raises(ValueError, match="precision: 'torch.bfloat16' there, 'torch.float32' here"):
+        training.fit(again, there, epochs=1, resume_from=tmp_path / "state.pt", precision=torch.float32, **QUIET)
+    training.fit(again, there, epochs=1, resume_from=tmp_path / "state.pt", **QUIET)
+    assert torch.equal(state(again).cpu(), state(model).cpu())

@@ -37,8 +37,6 @@ def train(
     model = models.build(network).to(device)
     state = (folder or Path("build/baselines")) / f"{network}.{dataset}.pt"
     history = training.fit(model, splits, seed=seed, precision=getattr(torch, precision), resume_from=state, **recipe)
-    if history.interrupted:
-        raise KeyboardInterrupt
     facts = dict(
         network=network, dataset=splits.name, accuracy=training.evaluate(model, splits.test), seed=seed, **recipe,
         precision=precision, seconds=round(sum(row["seconds"] for row in history.epochs)), device=device,

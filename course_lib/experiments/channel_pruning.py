@@ -160,13 +160,14 @@ def tuned(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: 
         narrower, splits, epochs=work["epochs"][name], seed=seed, precision=torch.bfloat16, resume_from=state,
         progress=False, **how,
     )  # fmt: skip
-    state.unlink()
-    return filter_pruning.sizes(model, narrower, splits) | dict(
+    row = filter_pruning.sizes(model, narrower, splits) | dict(
         baseline=accuracy(model, splits.test),
         before=before,
         accuracy=accuracy(narrower, splits.test),
         epochs=work["epochs"][name],
     )
+    state.unlink()
+    return row
 
 
 def prune(setting: Mapping, model: nn.Module, images: Tensor, work: Mapping, seed: int) -> paper.Pruned:

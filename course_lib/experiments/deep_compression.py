@@ -195,10 +195,7 @@ def file_size(compressed: storage.CompressedNetwork) -> int:
 def prune(model: nn.Module, splits: Splits, rate: float, work: Mapping[str, int], seed: int = 0) -> nn.Module:
     """The network pruned to a rate in rounds, as in notebook 02, but with the layers' shares by `lamp`."""
     how = PRUNING | dict(rounds=work["rounds"], final_epochs=work["final"], precision=precision(model), seed=seed, progress=False)
-    pruned = weight_pruning.iterative_prune(model, splits, sparsity=lamp(model, rate), **how)
-    if pruned.interrupted:
-        raise KeyboardInterrupt
-    return pruned.model
+    return weight_pruning.iterative_prune(model, splits, sparsity=lamp(model, rate), **how).model
 
 
 def precision(model: nn.Module) -> torch.dtype | None:

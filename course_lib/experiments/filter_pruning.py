@@ -156,9 +156,9 @@ def scratch(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed
         shape, splits, epochs=epochs, lr=SCRATCH[network], augment="crop-flip", seed=seed, progress=False,
         precision=torch.bfloat16, resume_from=state,
     )  # fmt: skip
+    row = sizes(model, shape, splits) | dict(error=round(100 * (1 - evaluate(shape, splits.test)), 4), epochs=epochs)
     state.unlink()
-    error = round(100 * (1 - evaluate(shape, splits.test)), 4)
-    return sizes(model, shape, splits) | dict(error=error, epochs=epochs)
+    return row
 
 
 def scan(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
@@ -276,8 +276,9 @@ def baseline(network: str, splits: Splits, work: Mapping, seed: int) -> nn.Modul
             )  # fmt: skip
             with replacing(path) as scratch_file:
                 torch.save(model.state_dict(), scratch_file)
+            path.with_suffix(".state").unlink()
     model = models.build(network)
-    model.load_state_dict(torch.load(path, weights_only=True))
+    model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))  # another machine may have trained it
     return model.to(device).eval()
 
 

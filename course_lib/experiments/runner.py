@@ -41,6 +41,7 @@ PAPERS = {
     "channel-pruning": "He 2017",
     "thinet": "Luo 2017",
 }
+DEVICES = ("auto", "cpu", "cuda")
 # What is `counted` is `rate` times less here, at `lost` points of accuracy, means over seeds; `published` is the paper's figure
 HEADLINE = ("network", "data set", "counted", "published", "rate", "lost", "seeds")
 
@@ -74,7 +75,7 @@ def reproduce(
         progress: show a bar over rows.
 
     Raises:
-        ValueError: unknown paper, fewer than one seed, or a damaged results file.
+        ValueError: unknown paper, fewer than one seed, a device that is not there, or a damaged results file.
         RuntimeError: some settings failed; the others are recorded. The message says which and why.
     """
     name = _known(paper)
@@ -160,6 +161,8 @@ def run_grid(
 
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; allowed are 1 and above")
+    if scheduler is None:  # workers of a cluster may have what this machine has not
+        resolve_device(device)
     done = {_key(row) for row in _read(path)}
     grid = importlib.import_module(module).grid(scale)
     wanted = [(setting, seed) for setting in grid for seed in range(seeds)]
@@ -167,7 +170,10 @@ def run_grid(
     if not missing:
         return
     failures = []
-    with client(scheduler) as dask, tqdm(total=len(wanted), initial=len(wanted) - len(missing), disable=not progress) as bar:
+    with (
+        client(scheduler, device=device) as dask,
+        tqdm(total=len(wanted), initial=len(wanted) - len(missing), disable=not progress) as bar,
+    ):
         futures = {
             dask.submit(_row, module, setting, seed, scale, device, command, pure=False, retries=0): setting | dict(seed=seed)
             for setting, seed in missing
@@ -212,12 +218,27 @@ def _row(module: str, setting: dict, seed: int, scale: str, device: str, command
     )  # fmt: skip
 
 
+def resolve_device(wanted: str) -> str:
+    """The kind of device that 'auto' stands for on this machine, or the one named.
+
+    Raises:
+        ValueError: an unknown kind, or 'cuda' where there is none.
+    """
+    import torch
+
+    if wanted not in DEVICES:
+        raise ValueError(f"device is {wanted!r}; allowed are {', '.join(map(repr, DEVICES))}")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', and torch finds no CUDA device here; allowed are 'auto' and 'cpu'")
+    return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _device(wanted: str) -> str:
     """'cpu', or one GPU for each process of a local cluster; the workers of other clusters see the GPUs that they were given."""
     import torch
     from dask.distributed import get_worker
 
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+    if resolve_device(wanted) == "cpu":
         return "cpu"
     number = get_worker().name
     return f"cuda:{number % torch.cuda.device_count()}" if isinstance(number, int) else "cuda"
@@ -229,8 +250,14 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def client(scheduler: str | None, workers: int | None = None) -> Iterator:
-    """A Dask client of the cluster at an address, or of `workers` processes of this machine, by default one a GPU, or a core."""
+def client(scheduler: str | None, workers: int | None = None, device: str = "auto") -> Iterator:
+    """A Dask client of the cluster at an address, or of processes of this machine.
+
+    Args:
+        scheduler: address of a running Dask scheduler; None for a cluster of this machine's processes.
+        workers: how many processes; default one a GPU, or one a core where they compute on the CPU.
+        device: what they compute on, 'auto', 'cpu' or 'cuda'.
+    """
     from dask.distributed import Client, LocalCluster
 
     if scheduler is not None:
@@ -241,8 +268,9 @@ def client(scheduler: str | None, workers: int | None = None) -> Iterator:
     if workers is None:
         import torch
 
-        workers = torch.cuda.device_count() or cores()
-        threads = {} if torch.cuda.is_available() else threads
+        on_gpu = resolve_device(device) == "cuda"
+        workers = torch.cuda.device_count() if on_gpu else cores()
+        threads = {} if on_gpu else threads
     # The workers are started by 'spawn' and read the variable when they import torch: a process a core, a thread each
     saved = {name: os.environ.get(name) for name in threads}
     os.environ.update(threads)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from course_lib import surgery
 from course_lib.data import Split, Splits
-from course_lib.training import evaluate, fit
+from course_lib.training import evaluate, fit, numbered
 
 STRATEGIES = ("independent", "greedy")
 SIDES = (28, 32, 224)  # of images tried where no example input is given
@@ -175,7 +175,6 @@ class Pruned(NamedTuple):
 
     model: nn.Module
     rounds: list[dict[str, float]]  # a row a round: filters left, accuracy pruned, accuracy retrained
-    interrupted: bool  # stopped by the user: the model holds what it had reached
 
 
 def prune_and_retrain(
@@ -201,7 +200,8 @@ def prune_and_retrain(
         rounds: 1 is the paper's one-shot pruning.
         epochs: of retraining, after every round.
         seed: of the retraining.
-        retraining: arguments of `course_lib.training.fit`, such as lr, schedule, augment, precision.
+        retraining: arguments of `course_lib.training.fit`, such as lr, schedule, augment, precision; each round has a file of
+            its own, numbered, beside `resume_from`.
 
     Raises:
         ValueError: rounds below 1, or what `select_filters` and `fit` refuse.
@@ -220,12 +220,10 @@ def prune_and_retrain(
         }
         model = pruned(model, {layer: max(0.0, share) for layer, share in now.items()}, example_input, strategy)
         before = evaluate(model, splits.test)
-        history = fit(model, splits, epochs=epochs, seed=seed + number - 1, **retraining)
+        fit(model, splits, epochs=epochs, seed=seed + number - 1, **numbered(retraining, number))
         left = sum(len(model.get_submodule(layer).weight) for layer in plan) / sum(widths.values())
         record.append(dict(round=number, filters_left=left, pruned=before, retrained=evaluate(model, splits.test)))
-        if history.interrupted:
-            break
-    return Pruned(model, record, history.interrupted)
+    return Pruned(model, record)
 
 
 CRITERIA = ("mean", "mean std", "mean L1", "mean L2", "variance of L2")

@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from course_lib import surgery
 from course_lib.data import Split, Splits
-from course_lib.training import evaluate, fit
+from course_lib.training import evaluate, fit, numbered
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 RELUS = {"relu", "relu_", "relu6"}  # by the names of the functions that modules, F and tensors end in
@@ -173,7 +173,6 @@ class Trimmed(NamedTuple):
 
     model: nn.Module
     rounds: list[dict[str, Any]]  # a row a round: apoz (mean by layer, before), widths, parameters, accuracy trimmed, retrained
-    interrupted: bool  # stopped by the user: the model holds what it had reached
 
 
 def iterative_trim(
@@ -199,7 +198,8 @@ def iterative_trim(
         epochs: of retraining after each round.
         measured_on: what APoZ is measured on; default `splits.train`.
         seed: of the retraining.
-        retraining: arguments of `course_lib.training.fit`, such as lr, schedule, weight_decay, augment, precision.
+        retraining: arguments of `course_lib.training.fit`, such as lr, schedule, weight_decay, augment, precision; each call
+            has a file of its own, numbered, beside `resume_from`.
 
     Raises:
         ValueError: rounds below 1, or what `apoz`, `surgery.narrow` or `fit` refuses.
@@ -212,7 +212,7 @@ def iterative_trim(
         keep = {layer: neurons_to_keep(share, stds) for layer, share in shares.items()}
         model = surgery.narrow(model, keep, splits.train.images[:1])
         trimmed = evaluate(model, splits.test)
-        interrupted = fit(model, splits, epochs=epochs, seed=seed + number - 1, **retraining).interrupted
+        fit(model, splits, epochs=epochs, seed=seed + number - 1, **numbered(retraining, number))
         record.append(
             dict(
                 round=number, apoz={layer: share.mean().item() for layer, share in shares.items()},
@@ -221,9 +221,7 @@ def iterative_trim(
                 trimmed=trimmed, retrained=evaluate(model, splits.test),
             )
         )  # fmt: skip
-        if interrupted:
-            break
-    return Trimmed(model, record, interrupted)
+    return Trimmed(model, record)
 
 
 def remove_dead_neurons(model: nn.Module, split: Split, layers: Iterable[str] | None = None) -> nn.Module:

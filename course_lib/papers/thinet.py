@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from course_lib import cost, features, surgery
 from course_lib.data import Split, Splits
-from course_lib.training import evaluate, fit
+from course_lib.training import evaluate, fit, numbered
 
 Choice = Callable[[Tensor, int], Tensor]  # (contributions (m, C), number to keep) -> indices to keep
 PASSED_THROUGH = (nn.modules.batchnorm._BatchNorm, nn.PReLU)  # keep channels apart, as depthwise convolutions do
@@ -306,7 +306,6 @@ class Pruned(NamedTuple):
 
     model: nn.Module
     steps: list[dict]  # a row a layer: layer, kept, MACs, accuracy pruned, accuracy tuned; the last without a layer
-    interrupted: bool  # stopped by the user: the model holds what it had reached
 
 
 def prune_network(
@@ -332,7 +331,8 @@ def prune_network(
         epochs: after each layer, at a constant learning rate; below 1, that share of the training set, another each time.
         final_epochs: at the end, the rate falling to zero.
         seed: of samples and tuning.
-        tuning: arguments of `course_lib.training.fit`, such as lr, augment, precision.
+        tuning: arguments of `course_lib.training.fit`, such as lr, augment, precision; each call has a file of its own,
+            numbered, beside `resume_from`.
 
     Raises:
         ValueError: `keep` names an unknown layer, `epochs` negative, or what `prune` or `fit` refuses.
@@ -342,25 +342,22 @@ def prune_network(
         raise ValueError(f"keep names {', '.join(keep)}, of which the model has {', '.join(order)}; epochs is {epochs}")
     model, example = copy.deepcopy(model).eval(), splits.test.images[:1]
     steps: list[dict] = []
-    interrupted = False
     for number, name in enumerate([*order, None] if final_epochs else order, start=seed):
         if name is not None:
             model = prune(model, name, keep[name], sample_images(splits.train, per_class, number), seed=number)
         accuracy = tuned = evaluate(model, splits.test)
         if length := epochs if name is not None else final_epochs:
             how = dict(schedule="linear" if name is None else "constant", seed=number) | tuning
-            interrupted = _tune(model, splits, length, how)
+            _tune(model, splits, length, numbered(how, len(steps) + 1))
             tuned = evaluate(model, splits.test)
         macs = int(cost.count(model, example).MACs.sum())
         steps.append(dict(layer=name, kept=keep.get(name), MACs=macs, pruned=accuracy, tuned=tuned))
-        if interrupted:
-            break
-    return Pruned(model, steps, interrupted)
+    return Pruned(model, steps)
 
 
-def _tune(model: nn.Module, splits: Splits, epochs: float, how: dict) -> bool:
-    """Fine-tunes in place, below one epoch on a share of the training set; gives whether the user stopped it."""
+def _tune(model: nn.Module, splits: Splits, epochs: float, how: dict) -> None:
+    """Fine-tunes in place, below one epoch on a share of the training set."""
     if epochs < 1:
         few = splits.train.take(round(epochs * len(splits.train.labels)), how["seed"])
         splits, epochs = dataclasses.replace(splits, train=few), 1
-    return fit(model, splits, epochs=round(epochs), **how).interrupted
+    fit(model, splits, epochs=round(epochs), **how)

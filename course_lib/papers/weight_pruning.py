@@ -10,6 +10,7 @@ and frozen layers (section 3.3) are arguments of `course_lib.training.fit`. Bias
 """
 
 import copy
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from course_lib import surgery
 from course_lib.data import Split, Splits
-from course_lib.training import evaluate, fit
+from course_lib.training import evaluate, fit, numbered
 
 PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -237,7 +238,6 @@ class Pruned(NamedTuple):
     model: nn.Module  # pruned weights are exactly zero
     masks: dict[str, Tensor]  # parameter name -> bool mask
     rounds: list[dict[str, float]]  # a row a round: share of weights kept, accuracy pruned, accuracy retrained
-    interrupted: bool  # stopped by the user: the model holds what it had reached
 
 
 def iterative_prune(
@@ -267,7 +267,8 @@ def iterative_prune(
         in_turns: groups of layer names; each round prunes and retrains one group after the other, the other groups frozen
             (section 3.3: convolutions stay fixed while dense layers retrain, and the reverse).
         seed: of the retraining.
-        retraining: arguments of `course_lib.training.fit`, such as lr, l1, weight_decay, augment, batch_size.
+        retraining: arguments of `course_lib.training.fit`, such as lr, l1, weight_decay, augment, batch_size; each call has a
+            file of its own, numbered, beside `resume_from`.
 
     Raises:
         ValueError: a sparsity outside [0, 1), rounds below 1, a group that names an unknown layer, or what `fit` refuses.
@@ -283,13 +284,12 @@ def iterative_prune(
     original_dropout = dropout_layers(model)
     masks: dict[str, Tensor] = {}
     record: list[dict[str, float]] = []
-    interrupted = False
+    calls = itertools.count(1)
 
-    def retrain(epochs: int, frozen: Sequence[str], schedule: str) -> bool:
+    def retrain(epochs: int, frozen: Sequence[str], schedule: str) -> None:
         scale_dropout(original_dropout, masks)
-        return fit(
-            model, splits, epochs=epochs, masks=masks, frozen=frozen, schedule=schedule, seed=seed + len(record), **retraining
-        ).interrupted
+        settings = dict(epochs=epochs, masks=masks, frozen=frozen, schedule=schedule, seed=seed + len(record))
+        fit(model, splits, **settings, **numbered(retraining, next(calls)))
 
     for number in range(1, rounds + 1):
         progress = 1 - (1 - number / rounds) ** 3
@@ -298,15 +298,14 @@ def iterative_prune(
             apply_masks(model, masks)
             pruned = evaluate(model, splits.test)
             frozen = [name for other in groups if other is not group for name in other]
-            interrupted = epochs > 0 and retrain(epochs, frozen, "constant")
+            if epochs:
+                retrain(epochs, frozen, "constant")
         kept = sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
         record.append(dict(round=number, kept=kept, pruned=pruned, retrained=evaluate(model, splits.test)))
-        if interrupted:
-            break
-    if final_epochs and not interrupted:
-        interrupted = retrain(final_epochs, [], "linear")
+    if final_epochs:
+        retrain(final_epochs, [], "linear")
         record.append(dict(round=rounds + 1, kept=kept, pruned=record[-1]["retrained"], retrained=evaluate(model, splits.test)))
-    return Pruned(model, masks, record, interrupted)
+    return Pruned(model, masks, record)
 
 
 def remove_dead_neurons(model: nn.Module, example_input: Tensor) -> nn.Module:

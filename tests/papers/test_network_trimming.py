@@ -18,7 +18,7 @@ from course_lib import data, models, surgery
 from course_lib.data import Split
 from course_lib.experiments import network_trimming as runs
 from course_lib.papers import network_trimming as paper
-from course_lib.training import History, evaluate
+from course_lib.training import evaluate
 
 shares = arrays(np.float64, st.integers(1, 30), elements=st.floats(0, 1))
 
@@ -276,7 +276,7 @@ def test_each_round_measures_anew_and_trims_what_the_measure_says(lenet, splits)
         assert row["parameters"] == sum(p.numel() for p in by_hand.parameters())
         assert row["trimmed"] == row["retrained"] == evaluate(by_hand, splits.test)
     assert all(torch.equal(value, by_hand.state_dict()[name]) for name, value in result.model.state_dict().items())
-    assert result.model.fc1.out_features < 500 and not result.interrupted
+    assert result.model.fc1.out_features < 500
 
 
 def test_iterative_trimming_is_the_same_twice_and_needs_a_round(lenet, splits):
@@ -285,12 +285,6 @@ def test_iterative_trimming_is_the_same_twice_and_needs_a_round(lenet, splits):
     assert all(torch.equal(first[name], second[name]) for name in first)
     with pytest.raises(ValueError, match="rounds is 0"):
         paper.iterative_trim(lenet, splits, **arguments | dict(rounds=0))
-
-
-def test_an_interruption_ends_the_rounds(lenet, splits, monkeypatch):
-    monkeypatch.setattr(paper, "fit", lambda *_, **__: History(interrupted=True))
-    result = paper.iterative_trim(lenet, splits, layers=["fc1"], rounds=3)
-    assert result.interrupted and len(result.rounds) == 1
 
 
 def test_dead_neurons_leave_without_a_trace(lenet, splits):

@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 
 from course_lib import data, models
 from course_lib.papers import weight_pruning as paper
-from course_lib.training import History, evaluate
+from course_lib.training import evaluate
 
 matrices = arrays(np.float64, st.tuples(st.integers(1, 8), st.integers(1, 8)), elements=st.floats(-100, 100))
 
@@ -137,7 +137,7 @@ def test_iterative_pruning_reaches_its_sparsity_keeps_masks_and_leaves_the_netwo
         assert (weight[~mask] == 0).all() and (weight[mask] != 0).all()
     assert (result.model.fc3.weight != 0).all()
     kept = [row["kept"] for row in result.rounds]
-    assert kept == sorted(kept, reverse=True) and len(kept) == 4 and not result.interrupted
+    assert kept == sorted(kept, reverse=True) and len(kept) == 4
 
 
 def test_iterative_pruning_is_the_same_twice(trained, splits):
@@ -180,12 +180,6 @@ def test_dropout_behind_a_pruned_layer_is_scaled_and_the_first_networks_is_not()
     )
     assert result.model[3].p == pytest.approx(0.25)
     assert model[3].p == 0.5
-
-
-def test_an_interrupt_ends_the_loop_and_keeps_the_network(trained, splits, monkeypatch):
-    monkeypatch.setattr(paper, "fit", lambda *_a, **_k: History(interrupted=True))
-    result = paper.iterative_prune(trained, splits, sparsity=0.9, rounds=5, lr=0.01)
-    assert result.interrupted and len(result.rounds) == 1
 
 
 @pytest.mark.parametrize(
