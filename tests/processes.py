@@ -7,10 +7,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def wait_until(happened: Callable[[], object], what: str, *processes: subprocess.Popen, seconds: float = 120):
+    """Waits for an event, and gives what `happened` says of it; fails early when one of the processes ends before."""
+    deadline = time.monotonic() + seconds
+    while not (found := happened()):
+        ended = [process.args for process in processes if process.poll() is not None]
+        assert not ended or happened(), f"{ended} ended before {what}"
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.01)
+    return found
 
 
 def kill(process: subprocess.Popen) -> None:
@@ -36,14 +47,13 @@ def dask_cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
 
     processes: list[subprocess.Popen] = []
     try:
-        start("scheduler", "--port", "0")
+        scheduler = start("scheduler", "--port", "0")
         workers = [start("worker", "--nthreads", "1") for _ in range(2)]
-        deadline = time.monotonic() + 60
-        while not address_file.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        # it is there before it is written to its end
+        wait_until(lambda: address_file.exists() and address_file.read_text().rstrip().endswith("}"), "an address", scheduler)
         address = json.loads(address_file.read_text())["address"]
-        with Client(address) as client:
-            client.wait_for_workers(2, timeout=60)
+        with Client(address, timeout=120) as client:
+            client.wait_for_workers(2, timeout=120)
         yield address, workers
     finally:
         for process in processes:

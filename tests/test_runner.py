@@ -1,17 +1,22 @@
 """The runner, with real processes: rows are written once, whatever is killed."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from course_lib.experiments import runner
-from tests.processes import ROOT, dask_cluster, kill
+from tests.processes import ROOT, dask_cluster, kill, wait_until
+
+pytestmark = pytest.mark.timeout(300)  # workers are processes that import torch
 
 RUN = """
 from pathlib import Path
@@ -43,13 +48,26 @@ def start(path: Path, **changes) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, str(script)], cwd=ROOT, start_new_session=True)
 
 
-def wait_for_rows(path: Path, count: int, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if path.exists() and len(json.loads(path.read_text())) >= count:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"no {count} rows in {seconds} s")
+@pytest.fixture
+def gate(tmp_path, monkeypatch) -> Path:
+    """Rows of the toy experiment wait there, see `toy_experiment`."""
+    monkeypatch.setenv("TOY_GATE", str(tmp_path / "gate"))
+    (tmp_path / "gate").mkdir()
+    return tmp_path / "gate"
+
+
+def let_pass(gate: Path, rows: int) -> None:
+    for number in range(rows):
+        (gate / f"ticket {number}").touch()
+
+
+def wait_for_rows(path: Path, count: int, process: subprocess.Popen) -> None:
+    wait_until(lambda: path.exists() and len(found(path)) >= count, f"{count} rows", process)
+
+
+def workers_of(log: Path) -> list[int]:
+    """The process of each row that has begun."""
+    return [int(line.split()[2]) for line in log.read_text().splitlines() if line.endswith("smoke")]
 
 
 def expected(settings: int, seeds: int) -> Counter:
@@ -76,36 +94,39 @@ def test_rows_are_complete_sorted_and_not_run_twice(toy):
     assert found(path) == expected(6, 3) and len(log.read_text().splitlines()) == 18
 
 
-def test_a_killed_run_goes_on_where_it_was(toy, monkeypatch):
+def test_a_killed_run_goes_on_where_it_was(toy, gate):
     path, log = toy
-    monkeypatch.setenv("TOY_SECONDS", "0.3")
+    let_pass(gate, 3)
     process = start(path)
     try:
-        wait_for_rows(path, 3)
+        wait_for_rows(path, 3, process)
     finally:
         kill(process)
     before = found(path)
-    assert 3 <= before.total() < 12, "the run was over before it could be killed"
+    assert before.total() == 3
     ran = len(log.read_text().splitlines())
-    monkeypatch.setenv("TOY_SECONDS", "0")
+    (gate / "open").touch()
     runner.run_grid("tests.toy_experiment", path, **arguments())
     assert found(path) == expected(6, 2)
-    assert len(log.read_text().splitlines()) - ran == 12 - before.total()  # what was recorded did not run again
+    assert len(log.read_text().splitlines()) - ran == 9  # what was recorded did not run again
 
 
-def test_a_scheduler_and_two_workers_one_of_which_is_killed(toy, monkeypatch):
+def test_a_scheduler_and_two_workers_one_of_which_is_killed(toy, gate):
     path, log = toy
-    monkeypatch.setenv("TOY_SECONDS", "0.4")
     with dask_cluster(path.parent) as (address, workers):
         process = start(path, scheduler=address)
         try:
-            wait_for_rows(path, 3)
+            wait_until(lambda: len(set(workers_of(log))) == 2, "a row in each worker", process)
+            let_pass(gate, 3)
+            wait_for_rows(path, 3, process)
+            wait_until(lambda: len(workers_of(log)) == 5, "a row in each worker again", process)
             kill(workers[0])  # in the middle of a row, and the nanny that would start it again
-            assert process.wait(timeout=90) == 0
+            (gate / "open").touch()
+            assert process.wait(timeout=240) == 0
         finally:
             kill(process)
     assert found(path) == expected(6, 2)
-    assert len({line.split()[2] for line in log.read_text().splitlines()}) == 2  # both workers had worked
+    assert len(workers_of(log)) == 13  # the row that was lost ran again
 
 
 def test_one_failing_setting_does_not_lose_the_others(toy, monkeypatch):
@@ -116,12 +137,15 @@ def test_one_failing_setting_does_not_lose_the_others(toy, monkeypatch):
     assert found(path) == Counter({key: n for key, n in expected(6, 2).items() if key[0] != "setting 02"})
 
 
-def test_two_runs_at_once_lose_no_row(toy, monkeypatch):
-    path, _ = toy
+def test_two_runs_at_once_lose_no_row(toy, gate, monkeypatch):
+    path, log = toy
     monkeypatch.setenv("TOY_SETTINGS", "10")
     processes = [start(path), start(path)]
     try:
-        assert [process.wait(timeout=90) for process in processes] == [0, 0]
+        both = {process.pid for process in processes}
+        wait_until(lambda: {os.getsid(worker) for worker in workers_of(log)} == both, "a row in each run", *processes)
+        (gate / "open").touch()
+        assert [process.wait(timeout=240) for process in processes] == [0, 0]
     finally:
         for process in processes:
             kill(process)
@@ -142,6 +166,86 @@ def test_unknown_papers_and_seeds_are_refused(toy):
         runner.reproduce("weight-watching")
     with pytest.raises(ValueError, match="seeds is 0"):
         runner.run_grid("tests.toy_experiment", toy[0], **arguments(seeds=0))
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Makes torch find so many GPUs, for code that only asks how many there are."""
+
+    def pretend(count: int) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+
+    return pretend
+
+
+def test_a_device_that_is_not_there_is_refused_before_any_worker_starts(toy, gpus, monkeypatch, capsys):
+    from course_lib.__main__ import main
+
+    monkeypatch.setattr(runner, "client", lambda *_, **__: pytest.fail("starts workers"))
+    gpus(0)
+    with pytest.raises(ValueError, match="device is 'cuda'.*no CUDA device here; allowed are 'auto' and 'cpu'"):
+        runner.run_grid("tests.toy_experiment", toy[0], **arguments(device="cuda"))
+    with pytest.raises(ValueError, match="device is 'tpu'; allowed are 'auto', 'cpu', 'cuda'"):
+        runner.run_grid("tests.toy_experiment", toy[0], **arguments(device="tpu"))
+    monkeypatch.setattr(runner, "RESULTS", toy[0].parent)
+    assert main(["reproduce", "weight-pruning", "--scale", "smoke", "--device", "cuda"]) == 2
+    assert "error: device is 'cuda'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("found", "device", "workers", "threads"),
+    [(0, "auto", 3, "1"), (0, "cpu", 3, "1"), (1, "cpu", 3, "1"), (1, "auto", 1, None), (2, "cuda", 2, None), (2, "cpu", 3, "1")],
+)
+def test_how_many_workers_a_machine_gets(gpus, monkeypatch, found, device, workers, threads):
+    """One a GPU; one a core, with a thread each, where they compute on the CPU, also beside a GPU."""
+    import dask.distributed
+
+    seen = []
+
+    class Cluster:
+        def __init__(self, *_, n_workers=None, **__):
+            if n_workers is not None:
+                seen.append((n_workers, os.environ.get("OMP_NUM_THREADS")))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(runner, "cores", lambda: 3)
+    for name in ("LocalCluster", "Client"):
+        monkeypatch.setattr(dask.distributed, name, Cluster)
+    gpus(found)
+    with runner.client(None, device=device):
+        assert seen == [(workers, threads)]
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_which_device_a_worker_takes(gpus, monkeypatch):
+    import dask.distributed
+
+    monkeypatch.setattr(dask.distributed, "get_worker", lambda: SimpleNamespace(name=3))
+    gpus(2)
+    assert [runner._device(device) for device in ("auto", "cuda", "cpu")] == ["cuda:1", "cuda:1", "cpu"]
+    monkeypatch.setattr(dask.distributed, "get_worker", lambda: SimpleNamespace(name="tcp://10.0.0.1:4000"))
+    assert runner._device("cuda") == "cuda"
+    gpus(0)
+    assert runner._device("auto") == "cpu"
+    with pytest.raises(ValueError, match="device is 'cuda'"):
+        runner._device("cuda")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("device", ["auto", "cuda", "cpu"])
+def test_cuda_a_row_says_the_device_that_it_ran_on(toy, device):
+    runner.run_grid("tests.toy_experiment", toy[0], **arguments(device=device, seeds=1))
+    names = {row["device"] for row in json.loads(toy[0].read_text())}
+    gpus = {torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
+    assert names == {"CPU, 1 threads"} if device == "cpu" else names <= gpus
 
 
 def test_rows_of_stand_in_data_are_refused(toy, monkeypatch):

@@ -123,10 +123,11 @@ def set_up(tree: Path, python: str = "./python") -> tuple[subprocess.CompletedPr
     (tree / "log").write_text("")
     keep = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     command = ["make", ".venv/.installed", f"PYTHON={python}"]
-    done = subprocess.run(command, cwd=tree, env=keep, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tree, env=keep, capture_output=True, text=True, timeout=240)
     return done, len((tree / "log").read_text().splitlines())
 
 
+@pytest.mark.timeout(300)
 def test_set_up_is_done_once_and_again_where_something_changed(tree):
     done, commands = set_up(tree)
     assert done.returncode == 0, done.stderr
@@ -143,6 +144,7 @@ def test_set_up_is_done_once_and_again_where_something_changed(tree):
     assert "--require-hashes" in (moved / "log").read_text()
 
 
+@pytest.mark.timeout(300)
 def test_an_interrupted_set_up_is_taken_up_again(tree):
     (tree / "broken").touch()
     assert set_up(tree)[0].returncode != 0
@@ -153,6 +155,7 @@ def test_an_interrupted_set_up_is_taken_up_again(tree):
     assert commands == 2
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("python", "message"),
     [

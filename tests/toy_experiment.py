@@ -1,5 +1,9 @@
-"""An experiment for the tests of the runner: each row sleeps a little and says in a log file that it ran."""
+"""An experiment for the tests of the runner: each row says in a log file that it began, and waits where it is told to.
 
+With TOY_GATE set to a folder, a row goes on when it gets one of the tickets there (files, each for one row), or the gate is open.
+"""
+
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -14,10 +18,20 @@ def grid(scale: str) -> list[dict]:
 def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
     with Path(os.environ["TOY_LOG"]).open("a") as log:
         log.write(f"{setting['number']} {seed} {os.getpid()} {os.environ['COURSE_SCALE']}\n")
-    time.sleep(float(os.environ.get("TOY_SECONDS", "0")))
+    if gate := os.environ.get("TOY_GATE"):
+        pass_gate(Path(gate))
     if str(setting["number"]) == os.environ.get("TOY_FAILS"):
         raise ArithmeticError("a planted failure")
     return {"data set": "none", "value": setting["number"] ** 2 + seed}
+
+
+def pass_gate(gate: Path) -> None:
+    while not (gate / "open").exists():
+        for ticket in gate.glob("ticket*"):
+            with contextlib.suppress(FileNotFoundError):  # another row had it
+                ticket.unlink()
+                return
+        time.sleep(0.01)
 
 
 def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
