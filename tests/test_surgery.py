@@ -322,3 +322,35 @@ def test_a_layer_that_cannot_be_narrowed_is_refused(why):
     message, make = UNSUITABLE[why]
     with pytest.raises(ValueError, match=f"'first'.*{message}"):
         surgery.keep_channels(make(), "first", [0, 3, 4], models.example_input("lenet-5"))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("name", "layer"), [("lenet-5", "conv2"), ("resnet-20", "stage2.0.conv1")])
+def test_cuda_narrows_saves_and_loads_the_same(tmp_path, name, layer):
+    model, example = with_statistics(name), models.example_input(name).double()
+    keep = list(range(0, len(model.get_submodule(layer).weight), 2))
+    there = surgery.narrow(copy.deepcopy(model).cuda(), {layer: torch.tensor(keep, device="cuda")}, example.cuda())
+    assert all(tensor.is_cuda for tensor in there.state_dict().values())
+    expected = surgery.narrow(model, {layer: keep}, example)
+    with torch.no_grad():
+        torch.testing.assert_close(there(example.cuda()).cpu(), expected(example), atol=1e-9, rtol=1e-9)
+    surgery.save(there, tmp_path / "network.safetensors")
+    loaded = surgery.load(tmp_path / "network.safetensors", with_statistics(name).cuda()).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(example.cuda()), there(example.cuda()))
+    assert next(loaded.parameters()).is_cuda
+    assert not next(surgery.load(tmp_path / "network.safetensors", with_statistics(name)).parameters()).is_cuda
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_couplings_are_the_same():
+    model, example = with_statistics("resnet-20"), models.example_input("resnet-20").double()
+    here, there = surgery.couplings(model, example), surgery.couplings(copy.deepcopy(model).cuda(), example.cuda())
+    assert here.keys() == there.keys()
+    for name, tied in here.items():
+        assert there[name].producers == tied.producers and there[name].is_output == tied.is_output
+        assert {reader: columns.tolist() for reader, columns in there[name].consumers.items()} == {
+            reader: columns.tolist() for reader, columns in tied.consumers.items()
+        }

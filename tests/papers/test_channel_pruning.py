@@ -509,3 +509,24 @@ def test_the_subset_search_agrees_with_the_one_above():
     assert runs.subset_search(0.0, 20) == {"with W as it is": 1.0, "after least squares": 1.0}
     mixed = runs.subset_search(1.0, 20)
     assert mixed["after least squares"] < 0.9 <= mixed["with W as it is"]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(
+    ("network", "plan"),
+    [
+        ("vgg-small", dict(conv2=16, conv5=32)),  # the filters before them go too
+        ("resnet-20", {"stage1.0.conv1": 8, "stage2.0.conv2": 16}),  # a sampler, and the end of a residual branch
+    ],
+)
+def test_cuda_prunes_the_same(monkeypatch, network, plan):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    model, images = models.pretrained(network, "mnist-m"), data.load("mnist-m").train.images[:60]
+    here = paper.prune(model, images, plan, positions=20)
+    there = paper.prune(copy.deepcopy(model).cuda(), images.cuda(), plan, positions=20)
+    assert {name: kept.tolist() for name, kept in there.kept.items()} == {n: kept.tolist() for n, kept in here.kept.items()}
+    assert there.explained == pytest.approx(here.explained, abs=1e-3)
+    assert all(tensor.is_cuda for tensor in there.model.state_dict().values())
+    with torch.no_grad():
+        torch.testing.assert_close(there.model(images.cuda()).cpu(), here.model(images), atol=2e-2, rtol=2e-2)

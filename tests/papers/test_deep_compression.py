@@ -245,3 +245,28 @@ def test_a_row_of_each_kind(kind, monkeypatch, tmp_path, pruned):
         assert row["bytes"]["dense"] > row["bytes"]["P"] > row["bytes"]["fixed"] > row["bytes"]["huffman"] > row["bytes"]["ans"]
     with pytest.raises(ValueError, match="kind is 'guess'"):
         runs.run(dict(rows[0], kind="guess"), seed=0, scale="smoke", device="cpu")
+
+
+def on_gpu(splits: data.Splits) -> data.Splits:
+    parts = (data.Split(split.images.cuda(), split.labels.cuda()) for split in (splits.train, splits.test))
+    return data.Splits(*parts, splits.name, splits.requested)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_quantizes_and_trains_the_centroids_alike(pruned, splits, tmp_path):
+    model, there = copy.deepcopy(pruned).cuda(), on_gpu(splits)
+    quantized, expected = paper.quantize(model, bits=4), paper.quantize(pruned, bits=4)
+    for name, weight in weights(quantized).items():
+        assert weight.is_cuda
+        torch.testing.assert_close(weight.cpu(), weights(expected)[name], atol=1e-5, rtol=1e-5)
+    how = dict(bits=4, epochs=1, lr=1e-4, weight_decay=0.0, progress=False)
+    tuned, _ = paper.finetune_centroids(quantized, there, **how)
+    on_cpu, _ = paper.finetune_centroids(expected, splits, **how)
+    for name, weight in weights(tuned).items():
+        assert weight.is_cuda and len(weight[weight != 0].unique()) <= 16
+        assert torch.equal(weight.cpu() == 0, weights(expected)[name] == 0)
+        torch.testing.assert_close(weight.cpu(), weights(on_cpu)[name], atol=1e-2, rtol=5e-2)  # trained in bfloat16
+    storage.save(paper.compress(tuned, bits=4, index_bits=5), tmp_path / "network")
+    stored = storage.load(tmp_path / "network").state_dict()
+    assert all(torch.equal(stored[name], value.cpu()) for name, value in tuned.state_dict().items())

@@ -1,6 +1,7 @@
 """Li et al. 2017: norms against NumPy, the choices against a plain loop, the residual rule, feature maps as stored."""
 
 import copy
+import itertools
 from collections import OrderedDict
 
 import numpy as np
@@ -351,3 +352,73 @@ def test_a_committed_network_is_narrowed_by_its_plan(path):
         n = len(whole.get_submodule(layer).weight)
         assert len(narrow.get_submodule(layer).weight) == int(n * (1 - share) + 1e-9)
     assert narrow(models.example_input(network)).isfinite().all()
+
+
+def test_a_cached_baseline_is_read_whatever_device_trained_it(splits, monkeypatch, tmp_path):
+    """The file may hold tensors of a GPU that this machine has not."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiments, "LIKE", {})  # as if the network had no committed checkpoint
+    (tmp_path / "build/baselines").mkdir(parents=True)
+    model, asked, load = models.build("vgg-small"), [], torch.load
+    torch.save(model.state_dict(), tmp_path / "build/baselines/vgg-small.mnist-m.seed0.pt")
+    monkeypatch.setattr(torch, "load", lambda path, **how: asked.append(how) or load(path, **how))
+    found = experiments.baseline("vgg-small", splits, {}, seed=0)
+    assert asked == [dict(weights_only=True, map_location="cpu")]
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in found.state_dict().items())
+
+
+def on_gpu(splits: data.Splits) -> data.Splits:
+    parts = (data.Split(split.images.cuda(), split.labels.cuda()) for split in (splits.train, splits.test))
+    return data.Splits(*parts, splits.name, splits.requested)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("strategy", ["independent", "greedy"])
+def test_cuda_prunes_and_retrains_the_same(vgg, splits, strategy):
+    plan, model, there = dict(conv1=0.5, conv5=0.25, conv6=0.5), copy.deepcopy(vgg).cuda(), on_gpu(splits)
+    how = dict(strategy=strategy, rounds=2, epochs=1, lr=0.0, progress=False)  # the survivors alone decide
+    pruned, expected = paper.prune_and_retrain(model, there, plan, **how), paper.prune_and_retrain(vgg, splits, plan, **how)
+    weights = dict(expected.model.named_parameters())
+    for name, value in pruned.model.named_parameters():  # the statistics of batch norm move, in bfloat16
+        assert value.is_cuda
+        torch.testing.assert_close(value.cpu(), weights[name])
+    assert pruned.rounds[-1]["retrained"] == pytest.approx(expected.rounds[-1]["retrained"], abs=0.05)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_scores_maps_the_same(vgg, splits, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    here = paper.feature_map_scores(vgg, splits.test, ["conv1", "conv4"])
+    there = paper.feature_map_scores(copy.deepcopy(vgg).cuda(), on_gpu(splits).test, ["conv1", "conv4"])
+    for layer in here:
+        for criterion, scores in here[layer].items():
+            assert there[layer][criterion].is_cuda
+            torch.testing.assert_close(there[layer][criterion].cpu(), scores, atol=1e-3, rtol=1e-3)
+
+
+def test_a_loop_that_was_interrupted_ends_as_one_that_was_not(vgg, splits, monkeypatch, tmp_path):
+    """Each call of `fit` has a file of its own; finished rounds are read from theirs."""
+    from course_lib import training
+
+    def loop(**more):
+        return paper.prune_and_retrain(vgg, splits, dict(conv1=0.5), rounds=2, epochs=1, lr=0.02, progress=False, **more)
+
+    whole, step, steps = loop(), training._step, itertools.count(1)
+
+    def interrupted(*arguments):
+        if next(steps) == 4:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            loop(resume_from=tmp_path / "state")
+    left = itertools.count(1)
+    monkeypatch.setattr(training, "_step", lambda *arguments: next(left) and step(*arguments))
+    again = loop(resume_from=tmp_path / "state")
+    assert all(torch.equal(value, whole.model.state_dict()[name]) for name, value in again.model.state_dict().items())
+    assert again.rounds == whole.rounds and next(left) - 1 == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state.1", "state.2"]

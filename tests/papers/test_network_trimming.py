@@ -1,6 +1,7 @@
 """Hu et al. 2016: zeros counted by hand and by NumPy, which neurons go, trimming, and the removal of dead ones."""
 
 import copy
+import itertools
 import weakref
 
 import numpy as np
@@ -387,3 +388,63 @@ def test_a_row_of_each_kind(kind, splits, monkeypatch):
 def test_the_settings_have_names_of_their_own(scale):
     names = [setting["name"] for setting in runs.grid(scale)]
     assert len(set(names)) == len(names) >= 9
+
+
+def on_gpu(splits: data.Splits) -> data.Splits:
+    parts = (data.Split(split.images.cuda(), split.labels.cuda()) for split in (splits.train, splits.test))
+    return data.Splits(*parts, splits.name, splits.requested)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_trims_the_same(lenet, splits, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    there, layers = on_gpu(splits), ["conv2", "fc1"]
+    model = copy.deepcopy(lenet).cuda()
+    for layer, values in paper.apoz(model, there.train, layers).items():
+        assert values.is_cuda
+        torch.testing.assert_close(values.cpu(), paper.apoz(lenet, splits.train, [layer])[layer], atol=1e-3, rtol=0)
+    how = dict(layers=layers, rounds=2, lr=0.0, progress=False)  # the survivors alone decide
+    trimmed, expected = paper.iterative_trim(model, there, **how), paper.iterative_trim(lenet, splits, **how)
+    assert [row["widths"] for row in trimmed.rounds] == [row["widths"] for row in expected.rounds]
+    for name, value in trimmed.model.state_dict().items():
+        assert value.is_cuda
+        torch.testing.assert_close(value.cpu(), expected.model.state_dict()[name])
+    assert trimmed.rounds[-1]["retrained"] == pytest.approx(expected.rounds[-1]["retrained"], abs=0.03)  # in bfloat16
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_dead_neurons_leave_without_a_trace(lenet, splits):
+    lenet.conv2.bias.data[[7, 9]] = -100
+    model, there = lenet.cuda(), on_gpu(splits)
+    narrower = paper.remove_dead_neurons(model, there.test, ["conv2"])
+    assert narrower.conv2.out_channels <= 48 and all(value.is_cuda for value in narrower.state_dict().values())
+    with torch.no_grad():
+        torch.testing.assert_close(narrower(there.test.images), model(there.test.images), atol=1e-2, rtol=1e-2)
+
+
+def test_a_loop_that_was_interrupted_ends_as_one_that_was_not(lenet, splits, monkeypatch, tmp_path):
+    """Each call of `fit` has a file of its own; finished rounds are read from theirs."""
+    from course_lib import training
+
+    def loop(**more):
+        return paper.iterative_trim(lenet, splits, layers=["fc1"], rounds=2, epochs=2, lr=0.02, progress=False, **more)
+
+    whole, step, steps = loop(), training._step, itertools.count(1)
+
+    def interrupted(*arguments):
+        if next(steps) == 6:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            loop(resume_from=tmp_path / "state")
+    left = itertools.count(1)
+    monkeypatch.setattr(training, "_step", lambda *arguments: next(left) and step(*arguments))
+    again = loop(resume_from=tmp_path / "state")
+    assert all(torch.equal(value, whole.model.state_dict()[name]) for name, value in again.model.state_dict().items())
+    assert again.rounds == whole.rounds and next(left) - 1 == 16 - 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state.1", "state.2"]
