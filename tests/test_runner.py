@@ -126,7 +126,8 @@ def test_a_scheduler_and_two_workers_one_of_which_is_killed(toy, gate):
         finally:
             kill(process)
     assert found(path) == expected(6, 2)
-    assert len(workers_of(log)) == 13  # the row that was lost ran again
+    # the row that was lost ran again, and of those recorded at most the last, which the worker may still have held
+    assert len(workers_of(log)) in (13, 14)
 
 
 def test_one_failing_setting_does_not_lose_the_others(toy, monkeypatch):

@@ -180,11 +180,12 @@ def run_grid(
         }
         try:
             for future in as_completed(futures):
-                setting = futures[future]
+                setting = futures.pop(future)
                 if future.status == "finished":
                     _add(path, future.result())
                 else:
                     failures.append(f"{setting['name']}, seed {setting['seed']}: {future.exception()!r}")
+                future.release()  # otherwise Dask runs a recorded row again when the worker that holds it dies
                 bar.update()
                 bar.set_postfix_str(setting["name"])
         except KeyboardInterrupt:
