@@ -5,7 +5,7 @@ same seed on the same CPU give the same bits, and so does a call that was killed
 """
 
 import contextlib
-import hashlib
+import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from course_lib import augmentation, resuming
 from course_lib.data import Split, Splits
-from course_lib.files import replacing
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     # progress in [0, 1] -> factor on the learning rate
@@ -27,7 +27,6 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: 1.0 - progress,
     "one-cycle": lambda progress: min(progress / 0.2, (1.0 - progress) / 0.8),  # up for a fifth, then down to zero
 }
-AUGMENTATIONS = ("shift", "crop-flip")
 
 
 @dataclass
@@ -129,12 +128,12 @@ def fit(
     )  # fmt: skip
     _check(model, settings, masks)
     how = _arithmetic(model, images, precision)
-    settings |= {"precision": str(how[0])} | (_identity(model, masks) if resume_from is not None else {})
-    stored = _stored(resume_from, settings, images.device)
+    settings |= {"precision": str(how[0])} | (resuming.identity(model, masks) if resume_from is not None else {})
+    stored = resuming.stored(resume_from, settings, images.device)
     steps = -(-len(splits.train.labels) // batch_size)
     with _training(model, frozen, masks, how[1]) as masked:
         optimizer = _optimizer(model, frozen, lr, momentum, weight_decay)
-        history = _resumed(stored, model, optimizer)
+        history = History(resuming.restore(stored, model, optimizer))
         _apply(masked)
         bar = tqdm(total=epochs * steps, initial=len(history.epochs) * steps, desc="training", leave=False, disable=not progress)
         with bar:
@@ -160,7 +159,7 @@ def fit(
                     dict(epoch=epoch + 1, loss=loss, accuracy=accuracy, lr=rate, seconds=time.perf_counter() - start)
                 )
                 if resume_from is not None:
-                    _store(resume_from, model, optimizer, settings, history)
+                    resuming.store(resume_from, model, optimizer, settings, history.epochs)
     return history
 
 
@@ -214,26 +213,17 @@ def batches(split: Split, batch_size: int, augment: str | None, seed: int) -> It
     order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(seed)).to(split.labels.device)
     random = torch.Generator(split.images.device).manual_seed(seed)
     for chosen in order.split(batch_size):
-        yield augmented(split.images[chosen], augment, random), split.labels[chosen]
+        yield augmentation.augmented(split.images[chosen], augment, random), split.labels[chosen]
 
 
-def augmented(images: Tensor, kind: str | None, random: torch.Generator) -> Tensor:
-    """A batch (N, C, height, width), randomly shifted ('shift') or shifted and mirrored ('crop-flip'); None gives it back."""
-    if kind is None:
-        return images
-    if kind == "crop-flip":
-        mirror = torch.rand(len(images), generator=random, device=images.device) < 0.5
-        images = torch.where(mirror[:, None, None, None], images.flip(3), images)
-    return _shifted(images, 2 if kind == "shift" else 4, random)
+class _SGD(torch.optim.SGD):
+    """torch's SGD without its calls of `torch._dynamo`: its import takes three seconds, and serves `torch.compile` alone."""
 
-
-def _shifted(images: Tensor, pixels: int, random: torch.Generator) -> Tensor:
-    """Every image moved by up to `pixels` in both directions; what comes in at the border is its mirror image."""
-    count, _, height, width = images.shape
-    places = F.pad(images, [pixels] * 4, mode="reflect").unfold(2, height, 1).unfold(3, width, 1)
-    # places: a view (N, C, 2 pixels + 1, 2 pixels + 1, height, width) of all shifts; one is taken per image
-    down, right = torch.randint(2 * pixels + 1, (2, count), generator=random, device=images.device)
-    return places[torch.arange(count, device=images.device), :, down, right]
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
 
 
 def _optimizer(model: nn.Module, frozen: Sequence[str], lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
@@ -241,7 +231,7 @@ def _optimizer(model: nn.Module, frozen: Sequence[str], lr: float, momentum: flo
     moving = [p for p in model.parameters() if id(p) not in still]
     weights, others = [p for p in moving if p.dim() > 1], [p for p in moving if p.dim() <= 1]
     groups = [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+    return _SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
 
 
 Masked = tuple[list[Tensor], list[Tensor]]
@@ -283,7 +273,7 @@ def _apply(masked: Masked) -> None:
 
 
 def _check(model: nn.Module, settings: dict[str, Any], masks: Mapping[str, Tensor]) -> None:
-    allowed = {"schedule": tuple(SCHEDULES), "augment": (None, *AUGMENTATIONS)}
+    allowed = {"schedule": tuple(SCHEDULES), "augment": (None, *augmentation.KINDS)}
     for name, values in allowed.items():
         if settings[name] not in values:
             raise ValueError(f"{name} is {settings[name]!r}; allowed are {', '.join(map(repr, values))}")
@@ -304,48 +294,3 @@ def _check(model: nn.Module, settings: dict[str, Any], masks: Mapping[str, Tenso
     for name in settings["frozen"]:
         if name not in modules:
             raise ValueError(f"frozen names {name!r}; the model's modules are {', '.join(sorted(modules))}")
-
-
-def _identity(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What tells two runs with the same settings apart: the shapes of parameters and buffers, and a digest of each mask."""
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    digests = {name: hashlib.sha256(mask.cpu().numpy().tobytes()).hexdigest()[:16] for name, mask in masks.items()}
-    return {f"shape of {name}": tuple(tensor.shape) for name, tensor in tensors} | {
-        f"mask of {name}": digest for name, digest in digests.items()
-    }
-
-
-def _store(
-    path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any], history: History
-) -> None:
-    with replacing(path) as scratch:
-        state = dict(settings=settings, model=model.state_dict(), optimizer=optimizer.state_dict(), epochs=history.epochs)
-        torch.save(state, scratch)
-
-
-def _stored(path: str | Path | None, settings: dict[str, Any], device: torch.device) -> dict[str, Any] | None:
-    """What an earlier run with the same settings has stored; None if there is nothing."""
-    if path is None or not Path(path).exists():
-        return None
-    try:
-        state = torch.load(path, weights_only=True, map_location=device)
-        there = state["settings"]
-    except Exception as reason:
-        raise ValueError(f"resume_from: {path} cannot be read ({reason}); delete it to start afresh") from reason
-    differing = [
-        f"{key}: {there.get(key)!r} there, {settings.get(key)!r} here"
-        for key in {**settings, **there}
-        if there.get(key) != settings.get(key)
-    ]
-    if differing:
-        raise ValueError(f"resume_from: {path} is of another run ({'; '.join(differing)}); delete it to start afresh")
-    return state
-
-
-def _resumed(state: dict[str, Any] | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
-    """Loads what `_stored` gave, if anything, and gives its history."""
-    if state is None:
-        return History()
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return History(state["epochs"])

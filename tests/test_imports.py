@@ -14,7 +14,7 @@ STOREYS = [
     ["scale", "files"],
     ["transfer"],
     ["download", "stand_ins"],
-    ["data", "models", "coders", "kmeans"],
+    ["data", "models", "coders", "kmeans", "resuming", "augmentation"],
     ["surgery", "storage", "cost", "training", "features"],
     ["papers", "machine"],
     ["experiments"],

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from course_lib import models, training
+from course_lib import augmentation, models, training
 from course_lib.data import Split, Splits
 
 
@@ -270,14 +270,14 @@ training.fit(model, splits, epochs=6, lr=0.05, augment="shift", resume_from={res
 torch.save(model.state_dict(), {out!r})
 """
 STOP_AFTER_TWO = """
-from course_lib import training
-stored = training._store
-def store(path, model, optimizer, settings, history):
-    stored(path, model, optimizer, settings, history)
-    if len(history.epochs) == 2:
+from course_lib import resuming
+stored = resuming.store
+def store(path, model, optimizer, settings, epochs):
+    stored(path, model, optimizer, settings, epochs)
+    if len(epochs) == 2:
         print("stored", flush=True)
         input()
-training._store = store
+resuming.store = store
 """
 
 
@@ -348,7 +348,7 @@ def test_the_default_precision_is_stored_as_what_it_stands_for(splits, tmp_path)
 
 def test_shifts_move_whole_images_and_nothing_else():
     images = torch.arange(28.0 * 28).view(1, 1, 28, 28).expand(200, 1, 28, 28)
-    shifted = training.augmented(images, "shift", torch.Generator().manual_seed(0))
+    shifted = augmentation.augmented(images, "shift", torch.Generator().manual_seed(0))
     padded = np.pad(images[0, 0].numpy(), 2, mode="reflect")
     places = [padded[d : d + 28, r : r + 28] for d in range(5) for r in range(5)]
     found = {next(i for i, place in enumerate(places) if np.array_equal(place, image)) for image in shifted[:, 0].numpy()}
@@ -358,7 +358,7 @@ def test_shifts_move_whole_images_and_nothing_else():
 def test_crop_flip_mirrors_about_half():
     images = torch.zeros(2000, 3, 32, 32)
     images[..., 12:20, 6:8] = 1  # left of the middle, beyond the reach of shift and reflection
-    out = training.augmented(images, "crop-flip", torch.Generator().manual_seed(0))
+    out = augmentation.augmented(images, "crop-flip", torch.Generator().manual_seed(0))
     right = (out[..., 16:].sum((1, 2, 3)) > out[..., :16].sum((1, 2, 3))).float().mean()
     assert 0.45 < right < 0.55
 
@@ -436,3 +436,25 @@ def test_cuda_a_resume_file_says_bfloat16_and_is_taken_up(splits, tmp_path):
         training.fit(again, there, epochs=1, resume_from=tmp_path / "state.pt", precision=torch.float32, **QUIET)
     training.fit(again, there, epochs=1, resume_from=tmp_path / "state.pt", **QUIET)
     assert torch.equal(state(again).cpu(), state(model).cpu())
+
+
+def test_our_sgd_is_torchs_without_the_import_of_the_compiler():
+    """The same bits as torch's own optimizer, and `torch._dynamo`, which takes seconds to import, is not loaded by `fit`."""
+    steps = []
+    for kind in (training._SGD, torch.optim.SGD):
+        torch.manual_seed(0)
+        layer = nn.Linear(30, 20)
+        optimizer = kind(layer.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3, fused=True)
+        for _ in range(3):
+            optimizer.zero_grad()
+            layer(torch.randn(8, 30)).square().sum().backward()
+            optimizer.step()
+        state = optimizer.state_dict()["state"]
+        steps.append([layer.weight.detach(), layer.bias.detach(), *(entry["momentum_buffer"] for entry in state.values())])
+    assert all(torch.equal(*pair) for pair in zip(*steps, strict=True))
+    script = (
+        "import sys; from course_lib import data, models, training; splits = data.load('mnist', root='nowhere')\n"
+        "training.fit(models.build('lenet-300-100'), splits, epochs=1, progress=False)\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
