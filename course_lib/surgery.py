@@ -1,44 +1,39 @@
 """Physical removal of channels and neurons: a new, narrower network that computes the same as one with these channels at zero.
 
-torch-pruning traces which layers depend on each other (Fang et al. 2023, DepGraph); here is the clear interface over it.
+`wiring` traces which layers depend on each other, and `zeroing` checks every result; here is the clear interface over them.
 A narrower network remembers what was kept, so that `save` and `load` bring it back in another process.
 """
 
+import contextlib
 import copy
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-import torch_pruning
 from torch import Tensor, nn
 
+from course_lib import zeroing
 from course_lib.files import replacing
+from course_lib.wiring import CUTTABLE, Coupling, Member, Wiring, is_plain
 
-CUTTABLE = (nn.Linear, nn.Conv2d)
+__all__ = ["CUTTABLE", "Coupling", "coupling", "couplings", "keep_channels", "load", "narrow", "prunable_layers", "save"]
+
 PLAN = "kept channels"  # key of the file's metadata
 
 
-@dataclass(frozen=True)
-class Coupling:
-    """The layers that are tied to the output channels of a layer, by module name.
-
-    A producer makes the channels (several do where a residual addition ties them), a consumer reads them.
-    """
-
-    producers: tuple[str, ...]  # row i of each one's weight makes channel i
-    consumers: dict[str, Tensor]  # (C, r): the r input columns that read a channel, r > 1 behind a flatten
-    others: dict[str, Tensor]  # (C, r): batch norms, and what else holds parameters of a channel: where in them
-    is_output: bool  # whether they are, or are part of, what the network gives
-
-
 def keep_channels(model: nn.Module, layer: str, keep: Sequence[int] | Tensor, example_input: Tensor) -> nn.Module:
-    """A copy of `model` in which `layer` has only the output channels `keep`, and all layers tied to it fit.
+    """Return a copy of `model` in which `layer` has only the output channels `keep`, and all layers tied to it fit.
 
-    What goes: the filters, their batch norm, the columns of every consumer that read them (also behind a flatten), and the
-    same channels of every layer that a residual addition ties to this one. Zeroing all that and removing it are the same,
-    except behind a layer or group norm, whose statistics run over the channels.
+    Removed are the filters, their batch norm, the columns of every layer that reads them (also after a flatten, channels last
+    or first), and the same channels of every layer that a residual addition ties to this one; option A shortcuts, which pad
+    channels, tie channel c of a stage to channel c + p of the next.
+
+    The result is compared with the original whose removed channels are zero (and no longer read), with random weights on a
+    random input; where they differ, the request is refused. That is so where a `chunk`, a GLU, a PixelShuffle, a slice, a roll
+    or a flip moves the channels, and where a number is taken over all channels: softmax, local response norm, division by a
+    mean over channels, an einsum over them, a functional `layer_norm`. Two kinds of modules are let through although their
+    outputs differ from those of the zeroed network, since their statistics run over fewer channels: layer and group norms.
 
     Args:
         model: any network that torch can trace with `example_input`; it is left as it was.
@@ -48,13 +43,14 @@ def keep_channels(model: nn.Module, layer: str, keep: Sequence[int] | Tensor, ex
 
     Raises:
         ValueError: `layer` is unknown or unsuitable, makes the network's output, is read by a grouped convolution, or the
-            narrower network does not run; `keep` is empty, out of range, with repetitions, or not of integers.
+            narrower network does not compute the same; the model cannot be traced; `keep` is empty, out of range, with
+            repetitions, or not of integers.
     """
     return narrow(model, {layer: keep}, example_input)
 
 
 def narrow(model: nn.Module, kept: Mapping[str, Sequence[int] | Tensor], example_input: Tensor) -> nn.Module:
-    """`keep_channels` for several layers in one go: the network is traced once.
+    """Return a narrower copy of `model`: `keep_channels` for several layers at once, traced and checked once.
 
     Args:
         model: as for `keep_channels`.
@@ -65,28 +61,55 @@ def narrow(model: nn.Module, kept: Mapping[str, Sequence[int] | Tensor], example
         ValueError: what `keep_channels` refuses, or two of the layers make the same channels.
     """
     wanted = {layer: _indices(keep, layer, len(_layer(model, layer).weight)) for layer, keep in kept.items()}
-    # torch-pruning follows gradients, whatever the caller's mode
-    with torch.inference_mode(False), torch.enable_grad():
-        narrower, graph = _traced(model, example_input)
-        cut: dict[str, str] = {}  # layer -> the layer on whose account it has been cut
+    with _following_gradients():
+        wiring = Wiring(model, example_input)
+        members: list[Member] = []
+        tied: dict[str, str] = {}  # layer -> the layer with which it loses channels
         for layer, keep in wanted.items():
-            if layer in cut:
-                raise ValueError(f"layers {cut[layer]!r} and {layer!r} make the same channels of a sum; name one of them")
-            group = _group(narrower, graph, layer)
-            _check_removable(narrower, layer, group)
-            cut |= dict.fromkeys(_producers(narrower, graph, group), layer)
-            gone = sorted(set(group[0].idxs) - set(keep))
-            if gone:
-                group.prune(gone)
-        _check_runs(narrower, list(wanted), example_input)
-    for (_, copied), (_, original) in zip(narrower.named_modules(), model.named_modules(), strict=True):
-        copied.training = original.training
+            if layer in tied:
+                raise ValueError(f"layers {tied[layer]!r} and {layer!r} make the same channels of a sum; name one of them")
+            everything = wiring.members(layer, range(len(model.get_submodule(layer).weight)))
+            tied |= dict.fromkeys(_made_by(everything), layer)
+            members += _removable(wiring, layer, everything, keep)
+        _check(model, wiring, list(wanted), members, example_input)
+        narrower = copy.deepcopy(model)
+        zeroing.remove(narrower, members)
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters(remove_duplicate=False)}
     for name, parameter in narrower.named_parameters():
         parameter.requires_grad_(trained[name])
     step = dict(kept=wanted, input=list(example_input.shape), dtype=str(example_input.dtype).removeprefix("torch."))
     narrower.surgery_steps = [*getattr(model, "surgery_steps", []), step]
     return narrower
+
+
+def prunable_layers(model: nn.Module, example_input: Tensor) -> list[str]:
+    """Return the layers that `narrow` accepts whichever channels are kept, in the model's order.
+
+    Each is tried: the network without one channel of each layer is compared with the one in which it is zero. Layers that a
+    residual addition ties together are all listed, but `narrow` takes one of them at a time.
+
+    Args:
+        model: any network; it is left as it was.
+        example_input: a batch (N, ...) on the model's device.
+
+    Raises:
+        ValueError: the model cannot be traced.
+    """
+    with _following_gradients():
+        wiring = Wiring(model, example_input)
+        of_sum: dict[tuple[str, ...], list[str]] = {}  # layers with the same channels -> those of them that can be named
+        first: dict[tuple[str, ...], list[Member]] = {}
+        for layer in wiring.plain_layers():
+            width = len(model.get_submodule(layer).weight)
+            with contextlib.suppress(ValueError):
+                everything = wiring.members(layer, range(width))
+                tried = 1 if width > 3 else 0  # not the first, whose removal leaves the windows over neighbours as they are
+                gone = _removable(wiring, layer, everything, [channel for channel in range(width) if channel != tried])
+                if not any(member.is_padding for member in everything) or not wiring.coupling(layer).fixed:
+                    of_sum.setdefault(tuple(sorted(_made_by(everything))), []).append(layer)
+                    first.setdefault(tuple(sorted(_made_by(everything))), gone)
+        accepted = {layer for key in _equal_to_zeroed(model, first, example_input) for layer in of_sum[key]}
+    return [layer for layer in wiring.plain_layers() if layer in accepted]
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -138,110 +161,95 @@ def load(path: str | Path, fresh_model: nn.Module) -> nn.Module:
 
 
 def coupling(model: nn.Module, layer: str, example_input: Tensor) -> Coupling:
-    """Which layers make, carry and read the output channels of `layer`; for the network's output layer nobody reads them.
+    """Return which layers compute, carry and read the output channels of `layer`; nobody reads those of the output layer.
 
     Arguments as for `keep_channels`.
 
     Raises:
-        ValueError: `layer` is unknown or unsuitable.
+        ValueError: `layer` is unknown or unsuitable, or the model cannot be traced.
     """
     _layer(model, layer)
-    with torch.inference_mode(False), torch.enable_grad():
-        traced, graph = _traced(model, example_input)
-        return _describe(traced, graph, _group(traced, graph, layer))
+    with _following_gradients():
+        return Wiring(model, example_input).coupling(layer)
 
 
 def couplings(model: nn.Module, example_input: Tensor) -> dict[str, Coupling]:
-    """`coupling` of every ungrouped dense layer and 2-d convolution that takes part in the computation, from one trace."""
+    """Return the `coupling` of every dense layer and ungrouped 2-d convolution that the model calls, from one trace."""
+    with _following_gradients():
+        wiring = Wiring(model, example_input)
+        return {layer: wiring.coupling(layer) for layer in wiring.plain_layers()}
+
+
+@contextlib.contextmanager
+def _following_gradients() -> Iterator[None]:
+    """Tracing follows gradients, whatever the caller's mode."""
     with torch.inference_mode(False), torch.enable_grad():
-        traced, graph = _traced(model, example_input)
-        return {
-            name: _describe(traced, graph, _group(traced, graph, name))
-            for name, module in traced.named_modules()
-            if _is_plain(module) and module in graph.module2node
-        }
+        yield
 
 
-def _traced(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, torch_pruning.DependencyGraph]:
-    """A copy of the model in evaluation mode, and its dependency graph."""
-    copied = copy.deepcopy(model).requires_grad_(True)
-    graph = torch_pruning.DependencyGraph()
-    graph.build_dependency(
-        copied,
-        example_input.clone(),  # gradients cannot be followed from an inference tensor
-        # one operation more behind every output: so each has a node of its own, whatever makes it
-        output_transform=lambda outputs: [output * 1 for output in torch_pruning.utils.flatten_as_list(outputs)],
-    )
-    return copied, graph
+def _made_by(everything: Sequence[Member]) -> list[str]:
+    """Layers that lose outputs together."""
+    return [member.name for member in everything if is_plain(member.node.module) and not member.reads]
 
 
-def _group(traced: nn.Module, graph: torch_pruning.DependencyGraph, layer: str) -> torch_pruning.Group:
-    """Everything that goes when all output channels of a layer go."""
-    module = traced.get_submodule(layer)
-    if module not in graph.module2node:
-        raise ValueError(f"layer {layer!r} takes no part in what the model computes from example_input")
-    cut = graph.get_pruner_of_module(module).prune_out_channels
-    return graph.get_pruning_group(module, cut, list(range(len(module.weight))))
-
-
-def _describe(traced: nn.Module, graph: torch_pruning.DependencyGraph, group: torch_pruning.Group) -> Coupling:
-    names = {module: name for name, module in traced.named_modules()}
-    producers = _producers(traced, graph, group)
-    consumers: dict[str, Tensor] = {}
-    others: dict[str, Tensor] = {}
-    for item in group.items:
-        name = names.get(item.dep.target.module)
-        if name is None:  # an operation without parameters: addition, activation, reshaping
-            continue
-        if _reads(graph, item):
-            consumers[name] = _columns(item, len(group[0].idxs))
-        elif name not in producers:
-            others[name] = _columns(item, len(group[0].idxs))
-    is_output = any(item.dep.target.type == torch_pruning.ops.OPTYPE.OUTPUT for item in group.items)
-    return Coupling(producers, consumers, others, is_output)
-
-
-def _producers(traced: nn.Module, graph: torch_pruning.DependencyGraph, group: torch_pruning.Group) -> tuple[str, ...]:
-    """Layers of the group that make all of its channels, in its order."""
-    names = {module: name for name, module in traced.named_modules()}
-    everything = list(range(len(group[0].idxs)))
-    return tuple(
-        names[item.dep.target.module]
-        for item in group.items
-        if _is_plain(item.dep.target.module) and not _reads(graph, item) and item.idxs == everything
-    )
-
-
-def _reads(graph: torch_pruning.DependencyGraph, item) -> bool:
-    """Whether a member of a group is a dense layer or ungrouped convolution that loses inputs."""
-    return _is_plain(item.dep.target.module) and graph.is_in_channel_pruning_fn(item.dep.handler)
-
-
-def _check_removable(model: nn.Module, layer: str, group: torch_pruning.Group) -> None:
-    """Refuses what torch-pruning would cut wrongly without a word."""
-    names = {module: name for name, module in model.named_modules()}
-    for item in group.items:
-        module = item.dep.target.module
-        if item.dep.target.type == torch_pruning.ops.OPTYPE.OUTPUT:
+def _removable(wiring: Wiring, layer: str, everything: Sequence[Member], keep: Sequence[int]) -> list[Member]:
+    """What loses something when a layer keeps some channels only; refuses what is known to be impossible without a trial."""
+    names = wiring.names
+    for member in everything:
+        if member.is_output:
             raise ValueError(f"layer {layer!r} makes the network's output; its channels are the classes and cannot be removed")
+        module = member.node.module
         groups = getattr(module, "groups", 1)
         if groups > 1 and not groups == module.in_channels == module.out_channels:  # depthwise ones lose a group a channel
             raise ValueError(
                 f"the channels of layer {layer!r} are read by {names[module]!r}, a convolution in {groups} groups, which "
                 "would become unequal; only ungrouped and depthwise convolutions can follow"
             )
-
-
-def _check_runs(narrower: nn.Module, layers: Sequence[str], example_input: Tensor) -> None:
-    """Refuses what the trace does not show: widths that are numbers in the code, and the network's own input in a sum."""
-    try:
-        with torch.no_grad():
-            narrower(example_input)
-    except RuntimeError as error:
+    gone = sorted(set(range(len(wiring.model.get_submodule(layer).weight))) - set(keep))
+    members = wiring.members(layer, gone) if gone else []
+    fixed = sorted({channel for member in members for channel in member.in_padding()})
+    if fixed:
         raise ValueError(
-            f"{_named(layers)} cannot be narrowed: the model's forward has its width written into it, or adds the network's "
-            f"input to its channels ({error})"
-        ) from error
+            f"channels {fixed} of layer {layer!r} are added to zeros with which a shortcut pads its channels, and the width of "
+            "that padding is written into the model's forward; keep them"
+        )
+    for member in members:
+        size = wiring.size(member)
+        if size is not None and (member.indices()[-1] >= size or len(member.indices()) == size):
+            raise ValueError(
+                f"layer {layer!r} cannot be narrowed: on their way, {wiring.operations(layer)} gives them other "
+                f"places, and {member.name!r} reads them in an order that is not followed; keep all of them"
+            )
+    together = [index for index in (members[0].indices() if members else []) if index not in set(gone)]
+    if together:
+        raise ValueError(
+            f"layer {layer!r} cannot lose channels {gone} alone: by {wiring.operations(layer)} they are joined with {together}; "
+            "remove those too, or keep all of them"
+        )
+    return members
+
+
+def _check(model: nn.Module, wiring: Wiring, layers: Sequence[str], members: Sequence[Member], example_input: Tensor) -> None:
+    """Refuses a removal after which the network does not compute what it does with these channels at zero."""
+    different = zeroing.why_different(model, members, example_input) if members else None
+    if different:
+        passed = dict.fromkeys(wiring.operations(layer) for layer in layers)
+        raise ValueError(
+            f"{_named(layers)} cannot be narrowed, because without these channels the network is not the one with them at zero: "
+            f"{different}. On their way the channels pass {', '.join(passed)}. Keep all channels of such a layer"
+        )
+
+
+def _equal_to_zeroed(model: nn.Module, removals: Mapping[tuple, Sequence[Member]], example_input: Tensor) -> list[tuple]:
+    """The keys of those removals after which the network is the zeroed one: all are tried at once, then halves of them."""
+    members = [member for key in removals for member in removals[key]]
+    if not members or zeroing.why_different(model, members, example_input) is None:
+        return list(removals)
+    if len(removals) == 1:
+        return []
+    keys = list(removals)
+    halves = keys[: len(keys) // 2], keys[len(keys) // 2 :]
+    return [key for half in halves for key in _equal_to_zeroed(model, {key: removals[key] for key in half}, example_input)]
 
 
 def _named(layers: Sequence[str]) -> str:
@@ -260,24 +268,11 @@ def _indices(keep: Sequence[int] | Tensor, layer: str, channels: int) -> list[in
     return kept
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """A dense layer or an ungrouped convolution: one whose rows and columns are tied to different layers."""
-    return isinstance(module, CUTTABLE) and getattr(module, "groups", 1) == 1
-
-
-def _columns(item, channels: int) -> Tensor:
-    """(C, r): the input columns of a consumer by the channel of the root layer that they read."""
-    of_channel: list[list[int]] = [[] for _ in range(channels)]
-    for column, channel in zip(item.idxs, item.root_idxs, strict=True):
-        of_channel[channel].append(int(column))
-    return torch.tensor(of_channel)
-
-
 def _layer(model: nn.Module, layer: str) -> nn.Module:
     found = {name: module for name, module in model.named_modules() if isinstance(module, CUTTABLE)}
     if layer not in found:
         raise ValueError(f"layer is {layer!r}; the model's dense layers and 2-d convolutions are {', '.join(found)}")
-    if not _is_plain(found[layer]):
+    if not is_plain(found[layer]):
         raise ValueError(
             f"layer {layer!r} is a grouped convolution: its channels are tied to its inputs'; name the layer before it"
         )

@@ -1,0 +1,124 @@
+"""Rules for channel indices that torch-pruning lacks: flattening with the channels on any axis, and padding of channels."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+
+OPTYPE = torch_pruning.ops.OPTYPE
+LAST_AXIS = (
+    nn.Linear,
+    nn.LayerNorm,
+    nn.Embedding,
+    nn.MultiheadAttention,
+    nn.LSTM,
+)  # modules with their channels on the last axis
+Node = torch_pruning.dependency.Node
+
+
+class Table:
+    """Maps each index to those of a table, forwards or backwards: what torch-pruning calls an index mapping."""
+
+    def __init__(self, table: Sequence[Sequence[int]]):
+        self.table = table
+
+    def __call__(self, indices: list) -> list:
+        at = {
+            (entry, index.root_idx): None for index in indices if index.idx < len(self.table) for entry in self.table[index.idx]
+        }
+        return [torch_pruning._helpers._HybridIndex(*pair) for pair in at]
+
+
+def _connect(node: Node, forwards: Table, backwards: Table) -> None:
+    """Puts the two tables on the edges between a node and its input."""
+    for source in node.inputs:
+        for edge in node.dependencies:
+            if edge.target is source:
+                edge.index_mapping[0] = backwards
+        for edge in source.dependencies:
+            if edge.target is node:
+                edge.index_mapping[1] = forwards  # after what a split at the source does to its indices
+
+
+def map_reshape(node: Node) -> None:
+    """A flatten of everything but the batch: the columns of a channel, wherever its axis is; and the way back, an unflatten."""
+    if not isinstance(node.module, torch_pruning.ops._ReshapeOp) or len(node.inputs) != 1:
+        return
+    before, after = _input_shape(node), _shape(node)
+    if before is None or after is None or before[:1] != after[:1] or node.inputs[0].type == OPTYPE.SPLIT:
+        return
+    if len(after) == 2 < len(before):
+        axis = _channel_axis(node.inputs[0])
+        if axis is None or not 1 <= axis < len(before):
+            return
+        columns = torch.arange(math.prod(before[1:])).view(before[1:]).movedim(axis - 1, 0).flatten(1)  # (C, r)
+        _connect(node, Table(columns.tolist()), Table(_inverse(columns)))
+    elif len(before) == 2 < len(after):
+        rows = torch.arange(before[1]).view(after[1], -1)  # (C, r): the inputs that make a channel
+        _connect(node, Table(_inverse(rows)), Table(rows.tolist()))
+
+
+def _inverse(columns: Tensor) -> list[list[int]]:
+    channel_of = torch.empty(columns.numel(), dtype=torch.int64)
+    channel_of[columns.flatten()] = torch.arange(len(columns)).repeat_interleave(columns.shape[1])
+    return channel_of[:, None].tolist()
+
+
+def _channel_axis(node: Node) -> int | None:
+    """The axis of a node's output that its channels are on."""
+    shape = _shape(node)
+    if isinstance(node.module, nn.Module) and not type(node.module).__module__.startswith("torch_pruning"):
+        return len(shape) - 1 if isinstance(node.module, LAST_AXIS) and shape else 1
+    if not node.inputs or shape is None:
+        return None
+    axis, before, name = _channel_axis(node.inputs[0]), _input_shape(node), node.grad_fn.name()
+    if axis is None:
+        return None
+    if name.startswith("Permute"):
+        order = [_signed(axis) % len(shape) for axis in node.grad_fn._saved_dims]
+        return order.index(axis)
+    if name.startswith("Transpose"):
+        swapped = [_signed(node.grad_fn._saved_dim0) % len(shape), _signed(node.grad_fn._saved_dim1) % len(shape)]
+        return swapped[1 - swapped.index(axis)] if axis in swapped else axis
+    if before is not None and len(before) != len(shape) and before[: axis + 1] != shape[: axis + 1]:
+        axis += len(shape) - len(before)
+        return axis if before[axis - len(shape) :] == shape[axis:] else None
+    return axis
+
+
+def map_padding(node: Node) -> None:
+    """A padding of channels: channel c is channel c + p afterwards."""
+    widths = channel_padding(node)
+    if widths:
+        first, channels = widths
+        backwards = [[index - first] if first <= index < first + channels else [] for index in range(_shape(node)[1])]
+        _connect(node, Table([[index + first] for index in range(channels)]), Table(backwards))
+
+
+def channel_padding(node: Node) -> tuple[int, int] | None:
+    """(channels put in front, channels before the padding) of a padding of axis 1 by constants; None for another node."""
+    if node.grad_fn is None or not node.grad_fn.name().startswith("ConstantPadNd"):
+        return None
+    pad, shape = list(node.grad_fn._saved_pad), _shape(node)
+    at = 2 * (len(shape) - 2)  # widths are listed from the last axis on, two for each
+    if len(pad) < at + 2 or not any(pad[at : at + 2]):
+        return None
+    return pad[at], shape[1] - sum(pad[at : at + 2])
+
+
+def _shape(node: Node) -> list[int] | None:
+    """The shape of a node's output."""
+    metadata = getattr(node.grad_fn, "_input_metadata", None)
+    return list(metadata[0].shape) if metadata else None
+
+
+def _input_shape(node: Node) -> list[int] | None:
+    sizes = getattr(node.grad_fn, "_saved_self_sym_sizes", None)
+    return list(sizes) if sizes is not None else _shape(node.inputs[0])
+
+
+def _signed(number: int) -> int:
+    """Autograd saves negative axes as unsigned numbers."""
+    return number - 2**64 if number >= 2**63 else number
