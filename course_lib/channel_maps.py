@@ -55,9 +55,20 @@ def map_reshape(node: Node) -> None:
             return
         columns = torch.arange(math.prod(before[1:])).view(before[1:]).movedim(axis - 1, 0).flatten(1)  # (C, r)
         _connect(node, Table(columns.tolist()), Table(_inverse(columns)))
-    elif len(before) == 2 < len(after):
+    elif len(before) == 2 < len(after) and _reading_channels(node) == after[1]:
         rows = torch.arange(before[1]).view(after[1], -1)  # (C, r): the inputs that make a channel
         _connect(node, Table(_inverse(rows)), Table(rows.tolist()))
+
+
+def _reading_channels(node: Node) -> int | None:
+    """The channels of the convolution that reads a node's output, if the next layer is one."""
+    while node.outputs:
+        node = node.outputs[0]
+        if isinstance(node.module, nn.modules.conv._ConvNd):
+            return node.module.in_channels
+        if type(node.module) in LAST_AXIS:
+            return None
+    return None
 
 
 def _inverse(columns: Tensor) -> list[list[int]]:

@@ -231,7 +231,7 @@ def _removable(wiring: Wiring, layer: str, everything: Sequence[Member], keep: S
 
 def _check(model: nn.Module, wiring: Wiring, layers: Sequence[str], members: Sequence[Member], example_input: Tensor) -> None:
     """Refuses a removal after which the network does not compute what it does with these channels at zero."""
-    different = zeroing.why_different(model, members, example_input) if members else None
+    different = zeroing.why_different(model, members, example_input, wiring.model) if members else None
     if different:
         passed = dict.fromkeys(wiring.operations(layer) for layer in layers)
         raise ValueError(

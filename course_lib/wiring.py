@@ -17,6 +17,7 @@ from course_lib.channel_maps import channel_padding, map_padding, map_reshape
 
 CUTTABLE = (nn.Linear, nn.Conv2d)
 LIMIT = 5_000_000  # pairs of channels followed for one layer; a network of ordinary layers needs a hundredth of that
+MIXED = 8  # channels that end in one place; with more of them a layer's channels cannot be told apart
 OPTYPE = torch_pruning.ops.OPTYPE
 ATTENTION = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 Pair = tuple[int, int]  # (index in a module, channel of the layer that is asked about)
@@ -129,7 +130,7 @@ class Wiring:
         except Exception as reason:
             raise ValueError(
                 f"the network, a {type(model).__name__}, cannot be traced with example_input of shape "
-                f"{tuple(example_input.shape)} ({_one_line(reason)})"
+                f"{tuple(example_input.shape)} ({one_line(reason)})"
             ) from reason
 
     def _keep_outputs(self, outputs) -> list[Tensor]:
@@ -143,7 +144,7 @@ class Wiring:
         Raises:
             ValueError: the layer is not in the graph, or its channels are mixed with too many others to follow them.
         """
-        module = self.model.get_submodule(layer)
+        module, channels = self.model.get_submodule(layer), list(channels)
         if module not in self.graph.module2node:
             raise ValueError(self._why_missing(layer))
         root = self.graph.module2node[module]
@@ -162,7 +163,7 @@ class Wiring:
                 if new:
                     waiting.append((edge.target, edge.handler, new))
                 work += len(pairs)
-                if work > LIMIT:
+                if work > LIMIT or len(seen) > MIXED * len(channels) and len(seen) > MIXED * len({index for index, _ in seen}):
                     raise ValueError(
                         f"layer {layer!r} cannot be traced: its channels are mixed with others by {self.operations(layer)}"
                     )
@@ -271,6 +272,7 @@ def _along(edge: torch_pruning.dependency.Dependency, pairs: list[Pair]) -> list
     return [(index.idx, index.root_idx) for index in indices]
 
 
-def _one_line(reason: BaseException) -> str:
+def one_line(reason: BaseException) -> str:
+    """Kind and first line of an error."""
     lines = str(reason).strip().splitlines() or [""]
     return f"{type(reason).__name__}: {lines[0]}".removesuffix(": ")
