@@ -36,10 +36,10 @@ def _connect(node: Node, forwards: Table, backwards: Table) -> None:
     for source in node.inputs:
         for edge in node.dependencies:
             if edge.target is source:
-                edge.index_mapping[0] = backwards
+                edge.index_mapping.insert(0, backwards)
         for edge in source.dependencies:
             if edge.target is node:
-                edge.index_mapping[1] = forwards  # after what a split at the source does to its indices
+                edge.index_mapping.append(forwards)  # after what a split at the source does to its indices
 
 
 def map_reshape(node: Node) -> None:
@@ -47,7 +47,7 @@ def map_reshape(node: Node) -> None:
     if not isinstance(node.module, torch_pruning.ops._ReshapeOp) or len(node.inputs) != 1:
         return
     before, after = _input_shape(node), _shape(node)
-    if before is None or after is None or before[:1] != after[:1] or node.inputs[0].type == OPTYPE.SPLIT:
+    if before is None or after is None or before[:1] != after[:1]:
         return
     if len(after) == 2 < len(before):
         axis = _channel_axis(node.inputs[0])
@@ -97,6 +97,28 @@ def _channel_axis(node: Node) -> int | None:
         axis += len(shape) - len(before)
         return axis if before[axis - len(shape) :] == shape[axis:] else None
     return axis
+
+
+def map_split(node: Node) -> None:
+    """The pieces of a split or chunk of the channels; torch-pruning takes them in the order in which it comes across them."""
+    sizes = getattr(node.grad_fn, "_saved_split_sizes", None) or getattr(node.grad_fn, "_saved_split_size", None)
+    if node.type != OPTYPE.SPLIT or sizes is None:
+        return
+    shape, dimension = _input_shape(node), _signed(node.grad_fn._saved_dim)
+    of_channels = shape is not None and dimension % len(shape) == _channel_axis(node.inputs[0])
+    for reader in dict.fromkeys(node.outputs):
+        pieces = [number for function, number in reader.grad_fn.next_functions if function is node.grad_fn]
+        forwards = [edge for edge in node.dependencies if edge.target is reader]
+        backwards = [edge for edge in reader.dependencies if edge.target is node]
+        for edge in (*forwards, *backwards):
+            mappings = torch_pruning.dependency.index_mapping
+            edge.index_mapping = [None if isinstance(m, mappings._SplitIndexMapping) else m for m in edge.index_mapping]
+        for piece, there, back in zip(pieces, forwards, backwards, strict=False):
+            if of_channels:
+                start = piece * sizes if isinstance(sizes, int) else sum(sizes[:piece])
+                stop = min(start + (sizes if isinstance(sizes, int) else sizes[piece]), shape[dimension])
+                there.index_mapping.insert(0, Table([[i - start] if start <= i < stop else [] for i in range(shape[dimension])]))
+                back.index_mapping.append(Table([[i] for i in range(start, stop)]))
 
 
 def map_padding(node: Node) -> None:

@@ -59,10 +59,18 @@ class _Enough(Exception):
 
 
 def watch(model: nn.Module, readers: Mapping[str, Reader], images: Tensor) -> dict[str, Any]:
-    """What each reader makes of the module that it stands for; the forward pass ends when all have read."""
+    """What each reader makes of the module that it stands for; the forward pass ends when all have read.
+
+    Raises:
+        ValueError: one of them is a dense layer whose inputs are not (N, c), as one on tokens.
+    """
     found: dict[str, Any] = {}
 
     def read(name: str, *seen) -> None:
+        if isinstance(seen[0], nn.Linear) and seen[1].dim() != 2:
+            raise ValueError(
+                f"layer {name!r} is a dense layer that reads {tuple(seen[1].shape)}; only inputs (N, c) can be sampled"
+            )
         found[name] = readers[name](*seen)  # at once: an operation in place may follow
         if len(found) == len(readers):
             raise _Enough

@@ -16,8 +16,20 @@ from torch import Tensor, nn
 from course_lib import zeroing
 from course_lib.files import replacing
 from course_lib.wiring import CUTTABLE, Coupling, Member, Wiring, is_plain
+from course_lib.zeroing import STATISTICS
 
-__all__ = ["CUTTABLE", "Coupling", "coupling", "couplings", "keep_channels", "load", "narrow", "prunable_layers", "save"]
+__all__ = [
+    "CUTTABLE",
+    "STATISTICS",
+    "Coupling",
+    "coupling",
+    "couplings",
+    "keep_channels",
+    "load",
+    "narrow",
+    "prunable_layers",
+    "save",
+]
 
 PLAN = "kept channels"  # key of the file's metadata
 
@@ -83,10 +95,10 @@ def narrow(model: nn.Module, kept: Mapping[str, Sequence[int] | Tensor], example
 
 
 def prunable_layers(model: nn.Module, example_input: Tensor) -> list[str]:
-    """Return the layers that `narrow` accepts whichever channels are kept, in the model's order.
+    """Return the layers that `narrow` accepts, whichever channels are kept, in the model's order.
 
-    Each is tried: the network without one channel of each layer is compared with the one in which it is zero. Layers that a
-    residual addition ties together are all listed, but `narrow` takes one of them at a time.
+    Of layers that a residual addition ties together the first is listed, so that `narrow` takes all of the list at once. Each is
+    tried: the network without one channel of each layer is compared with the one in which it is zero.
 
     Args:
         model: any network; it is left as it was.
@@ -97,19 +109,18 @@ def prunable_layers(model: nn.Module, example_input: Tensor) -> list[str]:
     """
     with _following_gradients():
         wiring = Wiring(model, example_input)
-        of_sum: dict[tuple[str, ...], list[str]] = {}  # layers with the same channels -> those of them that can be named
-        first: dict[tuple[str, ...], list[Member]] = {}
+        removals: dict[str, list[Member]] = {}  # the first layer of each sum -> what loses its channel
+        seen: set[str] = set()
         for layer in wiring.plain_layers():
-            width = len(model.get_submodule(layer).weight)
             with contextlib.suppress(ValueError):
-                everything = wiring.members(layer, range(width))
-                tried = 1 if width > 3 else 0  # not the first, whose removal leaves the windows over neighbours as they are
-                gone = _removable(wiring, layer, everything, [channel for channel in range(width) if channel != tried])
-                if not any(member.is_padding for member in everything) or not wiring.coupling(layer).fixed:
-                    of_sum.setdefault(tuple(sorted(_made_by(everything))), []).append(layer)
-                    first.setdefault(tuple(sorted(_made_by(everything))), gone)
-        accepted = {layer for key in _equal_to_zeroed(model, first, example_input) for layer in of_sum[key]}
-    return [layer for layer in wiring.plain_layers() if layer in accepted]
+                if layer not in seen and not wiring.coupling(layer).fixed:
+                    width = len(model.get_submodule(layer).weight)
+                    tried = 1 if width > 3 else 0  # not the first, whose removal leaves the windows over neighbours as they are
+                    everything = wiring.members(layer, range(width))
+                    removals[layer] = _removable(wiring, layer, everything, [c for c in range(width) if c != tried])
+                    seen |= set(_made_by(everything))
+        accepted = _equal_to_zeroed(model, removals, example_input)
+    return [layer for layer in removals if layer in accepted]
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -174,10 +185,20 @@ def coupling(model: nn.Module, layer: str, example_input: Tensor) -> Coupling:
 
 
 def couplings(model: nn.Module, example_input: Tensor) -> dict[str, Coupling]:
-    """Return the `coupling` of every dense layer and ungrouped 2-d convolution that the model calls, from one trace."""
+    """Return the `coupling` of every dense layer and ungrouped 2-d convolution that the model calls, from one trace.
+
+    Layers whose channels cannot be followed are left out; `coupling` of such a layer tells why.
+
+    Raises:
+        ValueError: the model cannot be traced.
+    """
+    found: dict[str, Coupling] = {}
     with _following_gradients():
         wiring = Wiring(model, example_input)
-        return {layer: wiring.coupling(layer) for layer in wiring.plain_layers()}
+        for layer in wiring.plain_layers():
+            with contextlib.suppress(ValueError):
+                found[layer] = wiring.coupling(layer)
+    return found
 
 
 @contextlib.contextmanager
@@ -240,16 +261,18 @@ def _check(model: nn.Module, wiring: Wiring, layers: Sequence[str], members: Seq
         )
 
 
-def _equal_to_zeroed(model: nn.Module, removals: Mapping[tuple, Sequence[Member]], example_input: Tensor) -> list[tuple]:
-    """The keys of those removals after which the network is the zeroed one: all are tried at once, then halves of them."""
-    members = [member for key in removals for member in removals[key]]
+def _equal_to_zeroed(model: nn.Module, removals: Mapping[str, Sequence[Member]], example_input: Tensor) -> list[str]:
+    """The layers that can lose what they are to: all are tried at once, and then halves of them."""
+    members = [member for layer in removals for member in removals[layer]]
     if not members or zeroing.why_different(model, members, example_input) is None:
         return list(removals)
     if len(removals) == 1:
         return []
-    keys = list(removals)
-    halves = keys[: len(keys) // 2], keys[len(keys) // 2 :]
-    return [key for half in halves for key in _equal_to_zeroed(model, {key: removals[key] for key in half}, example_input)]
+    layers = list(removals)
+    halves = layers[: len(layers) // 2], layers[len(layers) // 2 :]
+    return [
+        name for half in halves for name in _equal_to_zeroed(model, {layer: removals[layer] for layer in half}, example_input)
+    ]
 
 
 def _named(layers: Sequence[str]) -> str:

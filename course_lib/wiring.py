@@ -13,7 +13,7 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from course_lib.channel_maps import channel_padding, map_padding, map_reshape
+from course_lib.channel_maps import channel_padding, map_padding, map_reshape, map_split
 
 CUTTABLE = (nn.Linear, nn.Conv2d)
 LIMIT = 5_000_000  # pairs of channels followed for one layer; a network of ordinary layers needs a hundredth of that
@@ -125,6 +125,7 @@ class Wiring:
                     output_transform=self._keep_outputs,
                 )
             for node in self.graph.module2node.values():
+                map_split(node)
                 map_reshape(node)
                 map_padding(node)
         except Exception as reason:
@@ -158,16 +159,20 @@ class Wiring:
                 if not edge.is_triggered_by(cut):
                     continue
                 seen = found.setdefault((edge.target, edge.handler), {})
-                new = [pair for pair in _along(edge, pairs) if pair not in seen]
+                try:
+                    new = [pair for pair in _along(edge, pairs) if pair not in seen]
+                except Exception as reason:
+                    raise ValueError(self._untraced(layer, f" ({one_line(reason)})")) from reason
                 seen.update(dict.fromkeys(new))
                 if new:
                     waiting.append((edge.target, edge.handler, new))
                 work += len(pairs)
                 if work > LIMIT or len(seen) > MIXED * len(channels) and len(seen) > MIXED * len({index for index, _ in seen}):
-                    raise ValueError(
-                        f"layer {layer!r} cannot be traced: its channels are mixed with others by {self.operations(layer)}"
-                    )
+                    raise ValueError(self._untraced(layer))
         return [Member(self._name(node), node, cut, pairs) for (node, cut), pairs in found.items() if pairs]
+
+    def _untraced(self, layer: str, reason: str = "") -> str:
+        return f"layer {layer!r} cannot be traced: its channels are mixed with others by {self.operations(layer)}{reason}"
 
     def operations(self, layer: str) -> str:
         """The operations between a layer and its readers that move, mix or count channels, in words."""

@@ -56,7 +56,7 @@ def why_different(
         set_to_zero(whole, members)
         try:
             wanted = _watched(whole, members, images)
-        except RuntimeError:  # a forward that makes tensors of a dtype of its own
+        except Exception:  # a forward that makes tensors of a dtype of its own, or takes no such random weights
             continue
         if not all(output.isfinite().all() for outputs in wanted.values() for output in outputs):
             continue

@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up. A package stands for all its modules.
 STOREYS = [
     ["course_lib"],
-    ["scale", "files"],
-    ["transfer"],
-    ["download", "stand_ins"],
+    ["scale", "files", "channel_maps"],
+    ["transfer", "wiring"],
+    ["download", "stand_ins", "zeroing"],
     ["data", "models", "coders", "kmeans", "resuming", "augmentation"],
     ["surgery", "storage", "cost", "training", "features"],
     ["papers", "machine"],

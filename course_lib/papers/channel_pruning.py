@@ -400,7 +400,7 @@ def inputs_of(model: nn.Module, layers: Iterable[str], example_input: Tensor) ->
     sources = {name: Source(torch.arange(model.get_submodule(name).weight.shape[1])[:, None], None) for name in order}
     for producer, tied in couplings.items():
         for name, columns in tied.consumers.items():
-            alone = len(tied.consumers) == 1 and not tied.is_output
+            alone = len(tied.consumers) == 1 and not tied.is_output and not tied.fixed
             if alone and columns.numel() == len(sources[name].columns):  # and the reader reads nothing else
                 sources[name] = Source(columns, producer)
     return {name: sources[name] for name in order if name in set(layers)}

@@ -125,14 +125,15 @@ def select_filters(
 
 
 def prunable_layers(model: nn.Module, example_input: Tensor | None = None) -> list[str]:
-    """Layers that `select_filters` takes, in order of computation: one name for those that a sum ties together.
+    """Return the layers that `select_filters` and `surgery.narrow` take, in order of computation: one of those a sum ties.
 
     In a residual network these are the first layers of the blocks, and the projection shortcut of each stage.
     """
     example_input = _an_image(model) if example_input is None else example_input
     tied, inputs = surgery.couplings(model, example_input), _inputs_in_order(model, example_input)
+    possible = set(surgery.prunable_layers(model, example_input))
     found: dict[str, None] = {}
-    for layer in (name for name in inputs if name in tied):
+    for layer in (name for name in inputs if name in tied and possible & {name, *tied[name].producers}):
         try:
             found[_judge(layer, tied, inputs, model)] = None
         except ValueError:  # the output, or maps that stay whole

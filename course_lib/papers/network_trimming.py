@@ -43,7 +43,8 @@ def apoz(model: nn.Module, split: Split, layers: Iterable[str] | None = None, ba
     Args:
         model: any network of dense layers and convolutions, run in evaluation mode and left as it was.
         split: images (N, ...); the labels are not read. It guides a choice, so it should not be the test set.
-        layers: names of dense or convolutional layers, not of their ReLUs; default all that have a ReLU behind them.
+        layers: names of dense or convolutional layers, not of their ReLUs; default all that have a ReLU after them and that
+            `surgery.narrow` accepts, one of those that an addition ties together.
         batch_size: images at a time; the result does not depend on it.
 
     Returns:
@@ -132,7 +133,9 @@ def _run(model: nn.Module, batches: Iterable[Tensor], layers: Mapping[str, nn.Mo
 
 def _measurable(model: nn.Module, example_input: Tensor, layers: Iterable[str] | None) -> list[str]:
     found = layers_with_relu(model, example_input)
-    wanted = [layers] if isinstance(layers, str) else found if layers is None else list(layers)
+    if layers is None:
+        layers = [name for name in surgery.prunable_layers(model, example_input) if name in found]
+    wanted = [layers] if isinstance(layers, str) else list(layers)
     unsuitable = [name for name in wanted if name not in found]
     if unsuitable or not wanted:
         raise ValueError(
@@ -232,10 +235,11 @@ def remove_dead_neurons(model: nn.Module, split: Split, layers: Iterable[str] | 
     Args:
         model: any network of dense layers and 2-d convolutions; it is left as it was.
         split: images (N, ...) to watch.
-        layers: names of the layers to narrow; default all dense layers and ungrouped 2-d convolutions but the output.
+        layers: names of the layers to narrow; default all that `surgery.narrow` accepts and that no layer or group norm follows,
+            whose statistics a removal would change.
 
     Raises:
-        ValueError: an unknown layer, an empty split, or what `surgery.narrow` refuses.
+        ValueError: an unknown layer, one that such a norm follows, an empty split, or what `surgery.narrow` refuses.
     """
     if len(split.images) == 0:
         raise ValueError("split has no images; there is nothing to watch")
@@ -243,10 +247,13 @@ def remove_dead_neurons(model: nn.Module, split: Split, layers: Iterable[str] | 
     tied = surgery.couplings(model, example)
     kept: dict[str, Tensor] = {}
     decided: set[str] = set()
-    for layer in tied if layers is None else layers:
+    for layer in surgery.prunable_layers(model, example) if layers is None else layers:
         if layer not in tied:
             raise ValueError(f"layers names {layer!r}; the model's dense layers and 2-d convolutions are {', '.join(tied)}")
-        if layer in decided or tied[layer].is_output or not tied[layer].consumers:
+        norms = [name for name in tied[layer].others if isinstance(model.get_submodule(name), surgery.STATISTICS)]
+        if norms and layers is not None:
+            raise ValueError(f"layers names {layer!r}; without some of its channels {norms[0]!r} has other statistics")
+        if norms or layer in decided or tied[layer].is_output or not tied[layer].consumers:
             continue
         decided |= set(tied[layer].producers)  # an addition ties them: they have the same readers
         alive = torch.stack([heard[name][columns].any(1) for name, columns in tied[layer].consumers.items()]).any(0)  # (C,)

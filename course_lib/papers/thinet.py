@@ -128,11 +128,11 @@ def _only_reader(model: nn.Module, layer: str, tied: surgery.Coupling) -> tuple[
 
 
 def prunable_layers(model: nn.Module, example_input: Tensor) -> dict[str, str]:
-    """The layers that `reader` accepts, in the model's order, each with the layer that reads it."""
-    found = {}
-    for name, tied in surgery.couplings(model, example_input).items():
+    """Return the layers that `reader` and `surgery.narrow` accept, in the model's order, each with the layer that reads it."""
+    couplings, found = surgery.couplings(model, example_input), {}
+    for name in surgery.prunable_layers(model, example_input):
         with contextlib.suppress(ValueError):
-            found[name] = _only_reader(model, name, tied)[0]
+            found[name] = _only_reader(model, name, couplings[name])[0]
     return found
 
 

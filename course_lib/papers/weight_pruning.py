@@ -313,20 +313,25 @@ def remove_dead_neurons(model: nn.Module, example_input: Tensor) -> nn.Module:
 
     One is dead when nothing reads it (all its outgoing weights are zero) or when it reads nothing (all incoming ones are).
     The second kind still says a constant, act(bias), which moves into the biases of its readers first. Where that cannot be
-    exact, because a reader pads with zeros or has no bias, the neuron stays. Each layer keeps at least one.
+    exact, because a reader pads with zeros or has no bias, the neuron stays. Each layer keeps at least one, and layers that
+    `surgery.narrow` does not accept keep all.
 
     Args:
         model: a pruned network of dense layers and 2-d convolutions, without batch statistics of its own (evaluation mode).
         example_input: a batch (N, ...) on the model's device.
+
+    Raises:
+        ValueError: the model cannot be traced.
     """
+    layers = surgery.prunable_layers(model, example_input)
     modes = [module.training for module in model.modules()]
     model = copy.deepcopy(model).eval()
     found = True
     while found:  # a neuron that goes may take the last reader of another one with it
         found = False
-        for name, layer in prunable_layers(model).items():
+        for name in layers:
             keep = _alive(model, name, example_input)
-            if len(keep) < len(layer.weight):
+            if len(keep) < len(model.get_submodule(name).weight):
                 model, found = surgery.keep_channels(model, name, keep, example_input), True
     for module, mode in zip(model.modules(), modes, strict=True):
         module.training = mode
@@ -337,8 +342,6 @@ def remove_dead_neurons(model: nn.Module, example_input: Tensor) -> nn.Module:
 def _alive(model: nn.Module, name: str, example_input: Tensor) -> list[int]:
     """Output channels of a layer that must stay; the constants of the others are folded into `model`'s biases."""
     everything = list(range(len(model.get_submodule(name).weight)))
-    if not isinstance(model.get_submodule(name), surgery.CUTTABLE) or getattr(model.get_submodule(name), "groups", 1) > 1:
-        return everything
     tied = surgery.coupling(model, name, example_input)
     norms = all(isinstance(model.get_submodule(other), nn.modules.batchnorm._BatchNorm) for other in tied.others)
     if tied.is_output or not tied.consumers or not norms:
@@ -383,7 +386,8 @@ def _constants(model: nn.Module, example_input: Tensor, consumers: Mapping[str, 
     def record(reader: str):
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             columns = consumers[reader].to(inputs[0].device)
-            values = inputs[0].movedim(1, 0).flatten(1)[columns]  # (C, r, images and positions)
+            channels = -1 if isinstance(model.get_submodule(reader), nn.Linear) else 1
+            values = inputs[0].movedim(channels, 0).flatten(1)[columns]  # (C, r, images and positions)
             seen[reader] = values.amin(2), values.amax(2)
 
         return hook
