@@ -102,7 +102,7 @@ def _channel_axis(node: Node) -> int | None:
 def map_split(node: Node) -> None:
     """The pieces of a split or chunk of the channels; torch-pruning takes them in the order in which it comes across them."""
     sizes = getattr(node.grad_fn, "_saved_split_sizes", None) or getattr(node.grad_fn, "_saved_split_size", None)
-    if node.type != OPTYPE.SPLIT or sizes is None:
+    if node.type != OPTYPE.SPLIT or sizes is None or not node.inputs:
         return
     shape, dimension = _input_shape(node), _signed(node.grad_fn._saved_dim)
     of_channels = shape is not None and dimension % len(shape) == _channel_axis(node.inputs[0])

@@ -10,6 +10,8 @@ import torchvision
 from torch import nn
 
 from course_lib import surgery
+from course_lib.data import Split
+from course_lib.papers import channel_pruning, filter_pruning, network_trimming, thinet, weight_pruning
 
 IMAGES = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -120,6 +122,14 @@ def test_what_moves_or_mixes_channels_is_refused_by_name(case):
         without(model, "first", gone)
     assert surgery.prunable_layers(model, IMAGES) == []
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+
+
+def test_both_halves_of_a_gate_can_go_together():
+    torch.manual_seed(0)
+    model = Between(halves, nn.Linear(4 * 36, 5)).double().eval()
+    same(without(model, "first", [1, 5]), zeroed(model, dict(first=[1, 5])))
+    with pytest.raises(ValueError, match=r"'first' cannot lose channels \[1, 6\] alone: by chunk or split.*joined with \[2, 5\]"):
+        without(model, "first", [1, 6])
 
 
 def test_weights_of_zero_hide_nothing():
@@ -242,8 +252,7 @@ def test_channels_that_option_a_pads_stay():
         without(model, "block4.conv2", [0, 3, 7])
     assert surgery.coupling(model, "block4.conv2", IMAGES).fixed == (0, 1, 6, 7)
     firsts = [f"block{number}.conv1" for number in range(1, 7)]
-    first_stage = ["conv1", "block1.conv2", "block2.conv2"]
-    assert sorted(surgery.prunable_layers(model, IMAGES)) == sorted(firsts + first_stage)
+    assert surgery.prunable_layers(model, IMAGES) == ["conv1", *firsts]  # conv1 stands for all of its stage's sums
 
 
 def test_several_stages_of_option_a_are_cut_at_once():
@@ -291,6 +300,25 @@ TORCHVISION = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["regnet_y_400mf", "mobilenet_v2", "shufflenet_v2_x0_5"])
+def test_every_prunable_layer_is_narrowed_and_all_at_once(name):
+    model, example = small(name)
+    layers = surgery.prunable_layers(model, example)
+    kept = {layer: range(len(model.get_submodule(layer).weight) // 2) for layer in layers}
+    narrower = surgery.narrow(model, kept, example)
+    assert all(len(narrower.get_submodule(layer).weight) == len(keep) for layer, keep in kept.items())
+    assert len(layers) == {"regnet_y_400mf": 21, "mobilenet_v2": 25, "shufflenet_v2_x0_5": 18}[name]
+
+
+@pytest.mark.parametrize("name", ["regnet_y_400mf", "mobilenet_v2"])
+def test_the_layers_that_papers_list_are_narrowed(name):
+    model, example = small(name)
+    for layers in (filter_pruning.prunable_layers(model, example), list(network_trimming.apoz(model, images(example)))):
+        assert layers
+        surgery.narrow(model, {layer: range(1, len(model.get_submodule(layer).weight)) for layer in layers}, example)
+    assert set(thinet.prunable_layers(model, example)) <= set(surgery.prunable_layers(model, example))
+
+
 @pytest.mark.parametrize("name", TORCHVISION)
 @pytest.mark.timeout(100)
 def test_torchvisions_networks_are_narrowed_or_refused_by_name(name):
@@ -304,3 +332,133 @@ def test_torchvisions_networks_are_narrowed_or_refused_by_name(name):
             assert (
                 len(surgery.keep_channels(model, layer, range(1, channels), example).get_submodule(layer).weight) == channels - 1
             )
+
+
+# The papers
+
+
+def images(example: torch.Tensor) -> Split:
+    return Split(example, torch.zeros(len(example), dtype=torch.int64))
+
+
+def with_dead_channels(make) -> nn.Module:
+    """The model, with channels 2 and 6 of a layer dead, up to the next layer: they read nothing, and their bias is negative."""
+    model = make().double().eval()
+    first = next(module for module in model.modules() if isinstance(module, surgery.CUTTABLE))
+    if first.bias is None:  # then a batch norm has the bias
+        first, norm = model.block3.conv1, model.block3.bn1
+        norm.weight.data[[2, 5]], norm.bias.data[[2, 6]] = 0, -1
+    else:
+        first.bias.data[[2, 6]] = -1
+    first.weight.data[[2, 6]] = 0
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.weight.data[[2, 6]], module.bias.data[[2, 6]] = 0, 0
+    return model
+
+
+class OnTokens(nn.Module):
+    """Dense layers on tokens (N, T, C)."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.out = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.out(self.second(self.first(x).relu()).relu().mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.lstm, self.out = nn.Linear(6, 8), nn.LSTM(8, 5, batch_first=True), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.out(self.lstm(self.first(x).relu())[0][:, -1])
+
+
+TOKENS = torch.randn(3, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+DEAD = {
+    "option A": (lambda: padded_resnet("class"), IMAGES),
+    "PixelShuffle": (lambda: Between(REFUSED["PixelShuffle"][0], nn.Linear(288, 5)), IMAGES),
+    "flip": (lambda: Between(REFUSED["flip"][0], nn.Linear(288, 5)), IMAGES),
+    "channels last": (lambda: Between(RIGHT["channels last"][0], nn.Linear(288, 5)), IMAGES),
+    "tokens": (OnTokens, TOKENS),
+    "LSTM": (Recurrent, TOKENS),
+    "layer norm": (lambda: Between(lambda x: x, nn.Sequential(ChannelsLast(8), nn.Conv2d(8, 4, 1))), IMAGES),
+}
+
+
+@pytest.mark.parametrize("case", DEAD)
+@pytest.mark.parametrize("paper", ["weight pruning", "network trimming"])
+def test_dead_neurons_go_without_a_trace_or_stay(case, paper):
+    torch.manual_seed(0)
+    make, example = DEAD[case]
+    model = with_dead_channels(make)
+    before = copy.deepcopy(model.state_dict())
+    if paper == "weight pruning":
+        smaller = weight_pruning.remove_dead_neurons(model, example)
+    else:
+        smaller = network_trimming.remove_dead_neurons(model, images(example))
+    same(smaller, model, example)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+    gone = {"channels last": "first", "tokens": "first", "option A": "block3.conv1"}
+    if case in gone:
+        assert len(smaller.get_submodule(gone[case]).weight) <= len(model.get_submodule(gone[case]).weight) - 2
+
+
+def test_network_trimming_refuses_by_name_what_cannot_be_removed():
+    torch.manual_seed(0)
+    for case, words in {"flip": "'first'.*flip", "layer norm": "'first'.*statistics"}.items():
+        model = with_dead_channels(DEAD[case][0])
+        with pytest.raises(ValueError, match=words):
+            network_trimming.remove_dead_neurons(model, images(IMAGES), layers=["first"])
+
+
+def test_channel_selection_reads_the_right_columns_after_a_channels_last_flatten():
+    """Two channels of eight are never used by the dense layer: LASSO and ThiNet leave the network's outputs as they are."""
+    torch.manual_seed(0)
+    example = torch.randn(250, 3, 8, 8, dtype=torch.float64)
+    for operation in (RIGHT["channels first"][0], RIGHT["channels last"][0]):
+        model = Between(operation, nn.Linear(288, 5)).double().eval()
+        columns = surgery.coupling(model, "first", IMAGES).consumers["out"]
+        model.out.weight.data[:, columns[[2, 5]]] = 0
+        pruned = channel_pruning.prune(model, example, dict(out=6), corrected=False)
+        assert pruned.kept["out"].tolist() == [0, 1, 3, 4, 6, 7]
+        assert pruned.explained["out"] == pytest.approx(1, abs=1e-3)
+        same(thinet.prune_layer(model, "first", 6, example), model, example)
+
+
+def test_dense_layers_on_tokens_are_refused_by_name():
+    model = OnTokens().double()
+    with pytest.raises(ValueError, match=r"'second'.*\(3, 5, 8\)"):
+        thinet.prune_layer(model, "first", 4, TOKENS)
+    with pytest.raises(ValueError, match=r"'second'.*\(3, 5, 8\)"):
+        channel_pruning.prune(model, TOKENS, dict(second=4))
+
+
+@pytest.mark.parametrize("prune", [thinet.prune_layer, surgery.keep_channels])
+def test_an_encoder_layer_is_refused_by_name_or_right(prune):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.TransformerEncoderLayer(6, 2, 12, batch_first=True), nn.Linear(6, 4)).double()
+    for layer in ("0.linear1", "0.linear2", "0.self_attn.out_proj"):
+        if prune is surgery.keep_channels and layer == "0.linear1":
+            narrower = without(model, layer, [1, 7], TOKENS)
+            same(narrower.eval(), zeroed(model, {layer: [1, 7]}).eval(), TOKENS)
+            continue
+        with pytest.raises(ValueError, match=f"'{layer}'|'0.linear2'"):
+            prune(model, layer, 4 if prune is thinet.prune_layer else [0, 2], TOKENS)
+
+
+def test_a_network_that_cannot_be_traced_is_named():
+    class Detached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(6, 8)
+
+        def forward(self, x):
+            return self.first(x).detach().numpy().sum()
+
+    for call in (surgery.couplings, surgery.prunable_layers, weight_pruning.remove_dead_neurons):
+        with pytest.raises(ValueError, match="a Detached, cannot be traced.*\\(3, 5, 6\\)"):
+            call(Detached(), TOKENS.float())
