@@ -1,4 +1,5 @@
-"""Rules for channel indices that torch-pruning lacks: flattening with the channels on any axis, and padding of channels."""
+"""Rules for channel indices that torch-pruning lacks or guesses: flattening with the channels on any axis, padding of channels,
+and the pieces of a split and of a concatenation, whose sizes autograd knows."""
 
 import math
 from collections.abc import Sequence
@@ -93,6 +94,8 @@ def _channel_axis(node: Node) -> int | None:
     if name.startswith("Transpose"):
         swapped = [_signed(node.grad_fn._saved_dim0) % len(shape), _signed(node.grad_fn._saved_dim1) % len(shape)]
         return swapped[1 - swapped.index(axis)] if axis in swapped else axis
+    if before is not None and len(shape) == 2 < len(before) and before[0] == shape[0]:
+        return 1
     if before is not None and len(before) != len(shape) and before[: axis + 1] != shape[: axis + 1]:
         axis += len(shape) - len(before)
         return axis if before[axis - len(shape) :] == shape[axis:] else None
@@ -110,15 +113,52 @@ def map_split(node: Node) -> None:
         pieces = [number for function, number in reader.grad_fn.next_functions if function is node.grad_fn]
         forwards = [edge for edge in node.dependencies if edge.target is reader]
         backwards = [edge for edge in reader.dependencies if edge.target is node]
-        for edge in (*forwards, *backwards):
-            mappings = torch_pruning.dependency.index_mapping
-            edge.index_mapping = [None if isinstance(m, mappings._SplitIndexMapping) else m for m in edge.index_mapping]
+        _forget((*forwards, *backwards), torch_pruning.dependency.index_mapping._SplitIndexMapping)
         for piece, there, back in zip(pieces, forwards, backwards, strict=False):
             if of_channels:
                 start = piece * sizes if isinstance(sizes, int) else sum(sizes[:piece])
                 stop = min(start + (sizes if isinstance(sizes, int) else sizes[piece]), shape[dimension])
                 there.index_mapping.insert(0, Table([[i - start] if start <= i < stop else [] for i in range(shape[dimension])]))
                 back.index_mapping.append(Table([[i] for i in range(start, stop)]))
+
+
+def map_concat(node: Node) -> None:
+    """A concatenation of channels: each input's channels come after those of the inputs before it."""
+    if node.type != OPTYPE.CONCAT:
+        return
+    shape, dimension = _shape(node), _signed(node.grad_fn._saved_dim)
+    dimension %= len(shape)
+    functions = node.grad_fn.next_functions
+    widths = [_widths(function, number, dimension) for function, number in functions]
+    if widths.count(None) == 1:  # the network's input, which needs no gradient
+        widths[widths.index(None)] = shape[dimension] - sum(width for width in widths if width is not None)
+    if None in widths:
+        return
+    for source in dict.fromkeys(node.inputs):
+        starts = [sum(widths[:at]) for at, (function, _) in enumerate(functions) if function is source.grad_fn]
+        forwards = [edge for edge in source.dependencies if edge.target is node]
+        backwards = [edge for edge in node.dependencies if edge.target is source]
+        _forget((*forwards, *backwards), torch_pruning.dependency.index_mapping._ConcatIndexMapping)
+        for start, there, back in zip(starts, forwards, backwards, strict=False):
+            if dimension == _channel_axis(source):
+                width = widths[[sum(widths[:at]) for at in range(len(widths))].index(start)]
+                there.index_mapping.append(Table([[i + start] for i in range(width)]))
+                back.index_mapping.insert(
+                    0, Table([[i - start] if start <= i < start + width else [] for i in range(shape[dimension])])
+                )
+
+
+def _widths(function, number: int, dimension: int) -> int | None:
+    """The size of an operation's output along a dimension; None where there is no gradient, so that nothing is known of it."""
+    variable, metadata = getattr(function, "variable", None), getattr(function, "_input_metadata", None)
+    shape = variable.shape if variable is not None else metadata[number].shape if metadata else None
+    return None if shape is None else shape[dimension]
+
+
+def _forget(edges: Sequence, kind: type) -> None:
+    """Takes torch-pruning's own mappings of a kind off some edges."""
+    for edge in edges:
+        edge.index_mapping = [None if isinstance(mapping, kind) else mapping for mapping in edge.index_mapping]
 
 
 def map_padding(node: Node) -> None:

@@ -238,14 +238,14 @@ def _removable(wiring: Wiring, layer: str, everything: Sequence[Member], keep: S
         size = wiring.size(member)
         if size is not None and (member.indices()[-1] >= size or len(member.indices()) == size):
             raise ValueError(
-                f"layer {layer!r} cannot be narrowed: on their way, {wiring.operations(layer)} gives them other "
+                f"layer {layer!r} cannot be narrowed: on their way, {wiring.operations(layer) or 'the model'} gives them other "
                 f"places, and {member.name!r} reads them in an order that is not followed; keep all of them"
             )
     together = [index for index in (members[0].indices() if members else []) if index not in set(gone)]
     if together:
         raise ValueError(
-            f"layer {layer!r} cannot lose channels {gone} alone: by {wiring.operations(layer)} they are joined with {together}; "
-            "remove those too, or keep all of them"
+            f"layer {layer!r} cannot lose channels {gone} alone: by {wiring.operations(layer) or 'a sum'} they are joined with "
+            f"{together}; remove those too, or keep all of them"
         )
     return members
 
@@ -254,10 +254,10 @@ def _check(model: nn.Module, wiring: Wiring, layers: Sequence[str], members: Seq
     """Refuses a removal after which the network does not compute what it does with these channels at zero."""
     different = zeroing.why_different(model, members, example_input, wiring.model) if members else None
     if different:
-        passed = dict.fromkeys(wiring.operations(layer) for layer in layers)
+        passed = ", ".join(filter(None, dict.fromkeys(wiring.operations(layer) for layer in layers)))
         raise ValueError(
             f"{_named(layers)} cannot be narrowed, because without these channels the network is not the one with them at zero: "
-            f"{different}. On their way the channels pass {', '.join(passed)}. Keep all channels of such a layer"
+            f"{different}.{passed and f' On their way the channels pass {passed}.'} Keep all channels of such a layer"
         )
 
 

@@ -1,6 +1,6 @@
 """Which layers compute, carry and read the output channels of a layer, and which rows and columns of their weights these are.
 
-torch-pruning traces the network (Fang et al. 2023, DepGraph); `channel_maps` adds two rules to it. What none of them knows is
+torch-pruning traces the network (Fang et al. 2023, DepGraph); `channel_maps` adds rules to it. What none of them knows is
 found by `zeroing`.
 """
 
@@ -13,11 +13,11 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from course_lib.channel_maps import channel_padding, map_padding, map_reshape, map_split
+from course_lib.channel_maps import channel_padding, map_concat, map_padding, map_reshape, map_split
 
 CUTTABLE = (nn.Linear, nn.Conv2d)
 LIMIT = 5_000_000  # pairs of channels followed for one layer; a network of ordinary layers needs a hundredth of that
-MIXED = 8  # channels that end in one place; with more of them a layer's channels cannot be told apart
+MIXED = 64  # channels that end in one place; with more of them a layer's channels cannot be told apart
 OPTYPE = torch_pruning.ops.OPTYPE
 ATTENTION = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 Pair = tuple[int, int]  # (index in a module, channel of the layer that is asked about)
@@ -126,6 +126,7 @@ class Wiring:
                 )
             for node in self.graph.module2node.values():
                 map_split(node)
+                map_concat(node)
                 map_reshape(node)
                 map_padding(node)
         except Exception as reason:
@@ -172,10 +173,11 @@ class Wiring:
         return [Member(self._name(node), node, cut, pairs) for (node, cut), pairs in found.items() if pairs]
 
     def _untraced(self, layer: str, reason: str = "") -> str:
-        return f"layer {layer!r} cannot be traced: its channels are mixed with others by {self.operations(layer)}{reason}"
+        passed = self.operations(layer) or "the model"
+        return f"layer {layer!r} cannot be traced: its channels are mixed with others by {passed}{reason}"
 
     def operations(self, layer: str) -> str:
-        """The operations between a layer and its readers that move, mix or count channels, in words."""
+        """The operations between a layer and its readers that move, mix or count channels, in words; "" for none."""
         found: dict[str, bool] = {}
         waiting, seen = list(self.graph.module2node[self.model.get_submodule(layer)].outputs), set()
         while waiting:
@@ -191,7 +193,7 @@ class Wiring:
                 found["attention"] = False
             waiting += node.outputs
         unusual = [words for words, ordinary in found.items() if not ordinary]
-        return ", ".join(unusual or found) or "an operation that is not followed channel by channel"
+        return ", ".join(unusual or found)
 
     def coupling(self, layer: str) -> Coupling:
         """The layers tied to the output channels of a layer."""

@@ -85,6 +85,47 @@ def test_tokens_of_a_dense_layer_are_flattened_right():
     assert surgery.coupling(model, "0", tokens).consumers["3"][1].tolist() == [1, 9, 17, 25, 33]
 
 
+class Joined(nn.Module):
+    """Two convolutions, their channels joined by an operation, and a dense layer."""
+
+    def __init__(self, operation, columns: int):
+        super().__init__()
+        self.a, self.b, self.operation, self.out = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 5, 3), operation, nn.Linear(columns, 4)
+
+    def forward(self, x):
+        return self.out(self.operation(self.a(x), self.b(x), x))
+
+
+@pytest.mark.parametrize(
+    ("operation", "columns"),
+    [
+        (lambda a, b, _x: torch.cat([a, b], 1).flatten(1), 9 * 36),
+        (lambda a, b, _x: torch.cat([a.flatten(1), b.flatten(1)], 1), 9 * 36),
+        (lambda a, b, _x: torch.cat([a, b], 1).permute(0, 2, 3, 1).flatten(1), 9 * 36),
+        (lambda a, b, x: torch.cat([b, x[:, :, 1:-1, 1:-1], a, a], 1).relu().flatten(1), 16 * 36),
+        (lambda a, b, _x: torch.cat([a, b], 1).split([4, 5], 1)[1].mean((2, 3)) + a.sum(), 5),
+    ],
+    ids=["cat, flatten", "flatten, cat", "cat, channels last", "with the input, and twice", "cat, split"],
+)
+@pytest.mark.parametrize("layer", ["a", "b"])
+def test_concatenated_channels_are_right_or_refused(operation, columns, layer):
+    torch.manual_seed(0)
+    model = Joined(operation, columns).double().eval()
+    if "split" in operation.__code__.co_names:  # its sizes are in the code
+        with pytest.raises(ValueError, match=f"'{layer}'.*chunk or split"):
+            without(model, layer, [0, 2])
+    else:
+        same(without(model, layer, [0, 2]), zeroed(model, {layer: [0, 2]}))
+
+
+def test_an_unflatten_takes_whole_channels():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 64), nn.Unflatten(1, (-1, 4, 4)), nn.Conv2d(4, 3, 1)).double()
+    same(without(model, "1", [*range(16, 32)]), zeroed(model, {"1": [*range(16, 32)]}))
+    with pytest.raises(ValueError, match=r"'1' cannot lose channels \[16\] alone.*view or reshape"):
+        without(model, "1", [16])
+
+
 def halves(x):
     a, b = x.chunk(2, 1)
     return (a * b.sigmoid()).flatten(1)
