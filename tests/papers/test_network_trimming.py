@@ -89,8 +89,8 @@ def test_it_is_two_lines_of_numpy_on_stored_activations(name):
         model.get_submodule(relu).register_forward_hook(lambda m, i, out, relu=relu: stored.update({relu: out.numpy()}))
     with torch.no_grad():
         model(images)
-    found = paper.apoz(model, unlabelled(images))
-    assert set(found) == set(BEHIND[name])
+    assert set(paper.layers_with_relu(model, images)) == set(BEHIND[name])
+    found = paper.apoz(model, unlabelled(images), BEHIND[name])
     for layer, relu in BEHIND[name].items():
         outputs = stored[relu]
         assert np.array_equal(found[layer], (outputs == 0).mean(axis=tuple(i for i in range(outputs.ndim) if i != 1)))
@@ -135,7 +135,7 @@ SPELLINGS = {
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_however_the_relu_is_written(spelling):
     model, images = Spelled(SPELLINGS[spelling]).double().train(), models.example_input("lenet-5", 9).double()
-    found = paper.apoz(model, unlabelled(images), batch_size=4)
+    found = paper.apoz(model, unlabelled(images), paper.layers_with_relu(model, images), batch_size=4)
     assert model.training
     with torch.no_grad():
         model.eval()
@@ -149,7 +149,7 @@ def test_however_the_relu_is_written(spelling):
 def test_a_network_of_torchvision_with_one_relu_for_three_places():
     torch.manual_seed(0)
     model, images = torchvision.models.resnet18().double().eval(), torch.randn(2, 3, 64, 64).double()
-    found = paper.apoz(model, unlabelled(images))
+    found = paper.apoz(model, unlabelled(images), paper.layers_with_relu(model, images))
     assert set(found) == {name for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     with torch.no_grad():
         x = model.maxpool(model.relu(model.bn1(model.conv1(images))))
@@ -176,7 +176,7 @@ def test_only_the_first_relu_counts():
             return self.out(F.relu(x + self.inner(F.relu(x))))
 
     model, images = Preactivated(), torch.randn(20, 4)
-    found = paper.apoz(model, unlabelled(images))
+    found = paper.apoz(model, unlabelled(images), paper.layers_with_relu(model, images))
     assert list(found) == ["first", "inner"]
     assert torch.equal(found["first"], (model.first(images) <= 0).double().mean(0))
 
@@ -193,6 +193,13 @@ def test_the_mean_activation_is_the_mean_of_the_activations(lenet, splits):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
+def test_without_names_it_measures_what_surgery_can_narrow():
+    model, images = with_statistics("resnet-20"), models.example_input("resnet-20", 2)
+    found = paper.apoz(model, unlabelled(images))
+    assert set(found) == set(surgery.prunable_layers(model, images)) and "stage1.0.conv1" in found
+    assert surgery.narrow(model, {layer: [0, 1] for layer in found}, images)(images).shape == (2, 10)
+
+
 def test_activations_do_not_pile_up(lenet):
     alive = []
 
@@ -200,7 +207,7 @@ def test_activations_do_not_pile_up(lenet):
         alive.append((weakref.ref(outputs), sum(ref() is not None for ref, _ in alive)))
 
     lenet.relu1.register_forward_hook(count)
-    paper.apoz(lenet, unlabelled(torch.zeros(1, 1, 28, 28).expand(60, 1, 28, 28)), batch_size=5)
+    paper.apoz(lenet, unlabelled(torch.zeros(1, 1, 28, 28).expand(60, 1, 28, 28)), ["fc1"], batch_size=5)
     assert len(alive) == 13 and max(others for _, others in alive) <= 1
 
 
