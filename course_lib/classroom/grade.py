@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
@@ -19,6 +20,7 @@ from course_lib.classroom import apart, sandbox
 from course_lib.classroom.collect import Submission, collect
 from course_lib.classroom.gradebook import Course, load
 from course_lib.classroom.sandbox import NOTEBOOKS, Limits
+from course_lib.classroom.text import printable, spreadsheet
 from course_lib.experiments import runner
 from course_lib.files import replacing
 
@@ -39,7 +41,8 @@ class Settings:
 def command(submissions: Path, out: Path, *, settings: Settings = Settings(), **how) -> int:
     """`grade` and its summary, printed; gives the exit status, 1 where something is not done."""
     table = grade(submissions, out, settings=settings, **how)
-    print(summary(table, settings, out))
+    encoding = sys.stdout.encoding or "utf-8"  # a terminal need not know every letter of a name
+    print(summary(table, settings, out).encode(encoding, "backslashreplace").decode(encoding))
     return int((table.status == "not done").any())
 
 
@@ -88,7 +91,7 @@ def grade(
         work.run([one for one in todo if not one.problem], bar, workers, scheduler)
     table = work.table(handed_in)
     with replacing(out / "grades.csv") as scratch:
-        table.to_csv(scratch, index=False)
+        _spreadsheet(table).to_csv(scratch, index=False)
     return table
 
 
@@ -115,7 +118,7 @@ class _Work:
     def _key(self, one: Submission) -> str:
         master = json.dumps(self.masters[one.unit]) if one.unit in self.masters else ""
         settings = json.dumps(dataclasses.asdict(self.settings))
-        return _hash(one.content, one.problem or "", master, settings, course_lib.__version__)
+        return _hash(one.digest, one.problem or "", master, settings, course_lib.__version__)
 
     def refuse(self, one: Submission) -> None:
         """Records what cannot be graded."""
@@ -126,10 +129,16 @@ class _Work:
         if not todo:
             return
         with _executor(workers, scheduler) as executor:
-            futures = {executor.submit(apart.run, self._job(one)): one for one in todo}
+            futures = {}
+            for one in todo:
+                try:
+                    futures[executor.submit(apart.run, self._job(one))] = one
+                except ValueError as reason:  # the file is another than it was when it was collected
+                    self.failures[one.student, one.unit] = f"not done: {reason}"
+                    bar.update()
             try:
                 for future in as_completed(futures):
-                    one = futures[future]
+                    one = futures.pop(future)
                     try:
                         self._finish(one, json.loads(future.result()))
                     except Exception as reason:  # a worker's, or nbgrader's: the class goes on
@@ -216,8 +225,13 @@ def _hash(*parts: str | bytes) -> str:
 def _line(student, notebook, status, score, best, waiting, reasons, seconds=0.0) -> dict:
     return dict(
         student=student, notebook=notebook, status=status, score=score, max_score=best, by_hand=waiting,
-        reasons="; ".join(reasons), seconds=round(seconds, 1),
+        reasons=printable("; ".join(reasons), 2_000), seconds=round(seconds, 1),
     )  # fmt: skip
+
+
+def _spreadsheet(table: pd.DataFrame) -> pd.DataFrame:
+    """A copy whose texts no spreadsheet takes for formulas; numbers stay numbers."""
+    return table.assign(**{name: table[name].map(spreadsheet) for name in ("student", "notebook", "status", "reasons")})
 
 
 def summary(table: pd.DataFrame, settings: Settings, out: Path) -> str:

@@ -33,7 +33,7 @@ def found(place, masters=MASTERS):
         (f"ada/{UNIT}/{UNIT}.ipynb", "ada"),
         (f"class/ada/{UNIT}/{UNIT}.ipynb", "ada"),
         (f"{UNIT}/ada.ipynb", "ada"),
-        ("Zoë O'Hara.ipynb", "Zoë O_Hara"),
+        ("Zoë O'Hara.ipynb", "Zoë O'Hara"),
     ],
 )
 def test_whose_a_file_is_in_a_folder_and_in_a_zip(path, student, content, tmp_path):
