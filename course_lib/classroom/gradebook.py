@@ -22,7 +22,7 @@ from nbgrader.apps import NbGraderAPI
 from nbgrader.preprocessors import ClearHiddenTests, GetGrades, LimitOutput, NbGraderPreprocessor, OverwriteCells, SaveAutoGrades
 from traitlets.config import Config
 
-from course_lib.classroom import cells
+from course_lib.classroom import cells, pages
 from course_lib.files import replacing
 
 CONFIG = """\
@@ -74,7 +74,6 @@ class Course:
         config.CourseDirectory.root = str(self.root)
         config.CourseDirectory.db_url = self.database
         config.GenerateFeedback.preprocessors = [GetGrades, HideTests, "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor"]
-        config.HTMLExporter.sanitize_html = True  # what a student's cells displayed must not run where a person reads it
         self.api = NbGraderAPI(config=config)
         self.api.log.setLevel(logging.ERROR)
 
@@ -97,9 +96,9 @@ class Course:
         return self.root / "release" / unit / f"{unit}.ipynb"
 
     def save(self, unit: str, student: str, notebook: NotebookNode, *, scored: bool) -> None:
-        """Writes the marks of a run notebook into the gradebook, and the notebook into `autograded`.
+        """Writes the marks of a run notebook into the gradebook, and the notebook, safe to look at, into `autograded`.
 
-        Where it is not `scored`, every mark waits for a person.
+        The form grader and the feedback page show what is there. Where it is not `scored`, every mark waits for a person.
         """
         resources = dict(nbgrader=dict(notebook=unit, assignment=unit, student=student, db_url=self.database))
         with _quiet():
@@ -110,7 +109,12 @@ class Course:
         if not scored:
             self._leave_to_a_person(unit, student)
         with replacing(self.root / "autograded" / student / unit / f"{unit}.ipynb") as scratch:
-            nbformat.write(notebook, str(scratch))
+            nbformat.write(pages.safe(notebook, self._own(unit)), str(scratch))
+
+    def _own(self, unit: str) -> frozenset[str]:
+        """The sources of the instructor's cells."""
+        source = self.root / "source" / unit / f"{unit}.ipynb"
+        return frozenset(cell.source for cell in nbformat.read(source, as_version=4).cells)
 
     def _submitted(self, unit: str, student: str) -> None:
         with Gradebook(self.database) as book:
@@ -132,6 +136,9 @@ class Course:
             raise RuntimeError(
                 f"nbgrader makes no feedback on {unit} for {student}:\n{done.get('log', '')}{done.get('error', '')}"
             )
+        text = page.read_text(encoding="utf-8")
+        with replacing(page) as scratch:
+            scratch.write_text(text.replace("<head>", f"<head>\n{pages.POLICY}", 1), encoding="utf-8")
         return page
 
     def marks(self, unit: str, student: str) -> Marks | None:
