@@ -100,6 +100,10 @@ class Course:
 
         The form grader and the feedback page show what is there. Where it is not `scored`, every mark waits for a person.
         """
+        own = self._own(unit)
+        for cell, made in zip(notebook.cells, pages.safe(notebook, own).cells, strict=True):
+            if "outputs" in cell:
+                cell.outputs = made.outputs  # in the form that nbgrader expects: a kernel can send any
         resources = dict(nbgrader=dict(notebook=unit, assignment=unit, student=student, db_url=self.database))
         with _quiet():
             self._submitted(unit, student)
@@ -109,7 +113,7 @@ class Course:
         if not scored:
             self._leave_to_a_person(unit, student)
         with replacing(self.root / "autograded" / student / unit / f"{unit}.ipynb") as scratch:
-            nbformat.write(pages.safe(notebook, self._own(unit)), str(scratch))
+            nbformat.write(pages.safe(notebook, own), str(scratch))
 
     def _own(self, unit: str) -> frozenset[str]:
         """The sources of the instructor's cells."""

@@ -100,7 +100,7 @@ def _walk(folder: Path, depth: int) -> Iterator[tuple[Path, str | None]]:
     for entry in entries:
         path, notebook = Path(entry.path), entry.name.lower().endswith((".ipynb", ".zip"))
         mode = _mode(entry)
-        if entry.name.startswith((".", "__")):
+        if entry.name.startswith(".") or entry.name.startswith("__") and stat.S_ISDIR(mode):
             continue
         if stat.S_ISLNK(mode):
             if notebook or os.path.isdir(path):

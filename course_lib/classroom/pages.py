@@ -94,10 +94,11 @@ class _Page:
 
     def output(self, output: NotebookNode) -> NotebookNode:
         """An output made anew."""
-        if output.output_type == "stream":
+        kind = output.get("output_type")
+        if kind == "stream":
             name = "stderr" if output.get("name") == "stderr" else "stdout"
             made = nbformat.v4.new_output("stream", name=name, text=_cut(_text(output.get("text")), LONGEST_OUTPUT))
-        elif output.output_type == "error":
+        elif kind == "error":
             name, value = (_cut(_text(output.get(part)), 1_000) for part in ("ename", "evalue"))
             lines = output.get("traceback")
             lines = _cut("\n".join(map(_text, lines if isinstance(lines, list) else [])), LONGEST_OUTPUT).split("\n")
@@ -106,7 +107,8 @@ class _Page:
             given = output.get("data")
             given = given if isinstance(given, dict) else {}
             kinds = ", ".join(_cut(_text(kind), 50) for kind in list(given)[:5])
-            made = nbformat.v4.new_output("display_data", data=self.data(given) or {"text/plain": f"(not shown: {kinds})"})
+            result = "execute_result" if kind == "execute_result" else "display_data"  # results can be partial credit
+            made = nbformat.v4.new_output(result, data=self.data(given) or {"text/plain": f"(not shown: {kinds})"})
         size = len(str(made))
         if self.shown + size > MOST_OUTPUT:
             return nbformat.v4.new_output("stream", text="(not shown: the notebook's outputs are too long)")

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -147,7 +148,7 @@ def pages(tmp_path_factory) -> Iterator[tuple[Course, str, list]]:
         course.save(UNIT, HONEST, honest(), scored=True)
         course.save(UNIT, ATTACKER, hostile(server.url(""), PAYLOADS), scored=True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(gradebook.pages, "safe", lambda notebook, own: notebook)
+            patch.setattr(gradebook.pages, "safe", lambda notebook, own: deepcopy(notebook))
             stays = {name: PAYLOADS[name] for name in ("script", "onerror", "remote picture")}
             course.save(UNIT, UNSAFE, hostile(server.url(""), stays, everywhere=False), scored=True)
         for student in (HONEST, ATTACKER, UNSAFE):
