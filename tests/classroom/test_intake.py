@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tqdm.auto import tqdm
 
 from course_lib.classroom import collect, grade, intake, text
 from course_lib.classroom.gradebook import Course
@@ -328,3 +329,18 @@ def test_memory_is_bounded_by_the_largest_notebook(tmp_path):
         tracemalloc.stop()
     print(f"peak {peak >> 20} MiB, kept {kept >> 10} KiB")
     assert peak < 5 * len(content) and kept < len(content) / 10
+
+
+def test_a_file_that_changes_after_it_was_collected_leaves_the_others_to_be_graded(tmp_path, monkeypatch):
+    for student in ("ada", "bob", "cid"):
+        (tmp_path / f"{student}.ipynb").write_bytes(GOOD)
+    found = collect.collect(tmp_path, MASTERS)
+    (tmp_path / "ada.ipynb").unlink()
+    (tmp_path / "bob.ipynb").write_bytes(GOOD + b" ")
+    work, finished = grade._Work(Course(tmp_path / "out"), MASTERS, grade.Settings()), []
+    monkeypatch.setattr(grade.apart, "run", lambda job: json.dumps(len(json.loads(job)["submission"]["cells"])))
+    monkeypatch.setattr(work, "_finish", lambda one, outcome: finished.append((one.student, outcome)))
+    work.run(found, tqdm(disable=True), 1, None)
+    assert finished == [("cid", len(submission().cells))] and set(work.failures) == {("ada", UNIT), ("bob", UNIT)}
+    lines = work.table(found).set_index("student")
+    assert "changed while the class was being graded" in lines.reasons["ada"] and lines.status["bob"] == "not done"
