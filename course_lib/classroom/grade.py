@@ -1,13 +1,15 @@
 """A class's submissions, graded: a process for each, one record a submission, the tables and pages, the summary."""
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
+import itertools
 import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import nbformat
@@ -100,6 +102,7 @@ class _Work:
 
     def __init__(self, course: Course, masters: dict[str, NotebookNode], settings: Settings):
         self.course, self.masters, self.settings = course, masters, settings
+        self.bare = {unit: _without_outputs(master) for unit, master in masters.items()}
         self.failures: dict[tuple[str, str], str] = {}
 
     def assign(self) -> None:
@@ -125,34 +128,37 @@ class _Work:
         self._write(one, dict(status="unreadable", reasons=[one.problem], seconds=0.0, scored=False, page=None))
 
     def run(self, todo: list[Submission], bar: tqdm, workers: int | None, scheduler: str | None) -> None:
-        """Grades on Dask; each is recorded when it is done, and what fails is left for the next call."""
-        if not todo:
-            return
-        with _executor(workers, scheduler) as executor:
-            futures = {}
-            for one in todo:
-                try:
-                    futures[executor.submit(apart.run, self._job(one))] = one
-                except ValueError as reason:  # the file is another than it was when it was collected
-                    self.failures[one.student, one.unit] = f"not done: {reason}"
-                    bar.update()
+        """Grades each; it is recorded when it is done, and what fails is left for the next call."""
+        queue, futures = iter(todo), {}
+        with _executor(workers, scheduler) as (executor, ahead):
             try:
-                for future in as_completed(futures):
-                    one = futures.pop(future)
-                    try:
-                        self._finish(one, json.loads(future.result()))
-                    except Exception as reason:  # a worker's, or nbgrader's: the class goes on
-                        self.failures[one.student, one.unit] = f"not done: {reason!r}"[:300]
-                    bar.update()
-                    bar.set_postfix_str(one.student)
+                while (batch := list(itertools.islice(queue, ahead - len(futures)))) or futures:
+                    for one in batch:  # those behind them are not read yet
+                        with self._noting_failure(one, bar):
+                            futures[executor.submit(apart.run, self._job(one))] = one
+                    for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                        one = futures.pop(future)
+                        with self._noting_failure(one, bar):
+                            self._finish(one, json.loads(future.result()))
+                            bar.update()
             except KeyboardInterrupt:
                 for future in futures:
                     future.cancel()
                 apart.end_all()
                 raise
 
+    @contextlib.contextmanager
+    def _noting_failure(self, one: Submission, bar: tqdm) -> Iterator[None]:
+        """What fails is a worker's fault, nbgrader's, or that a file is another than it was: the class goes on."""
+        bar.set_postfix_str(one.student)
+        try:
+            yield
+        except Exception as reason:
+            self.failures[one.student, one.unit] = f"not done: {reason!r}"[:300]
+            bar.update()
+
     def _job(self, one: Submission) -> str:
-        given = dict(master=self.masters[one.unit], submission=one.notebook())
+        given = dict(master=self.bare[one.unit], submission=one.notebook())
         return json.dumps(given | dataclasses.asdict(self.settings))
 
     def _finish(self, one: Submission, outcome: dict) -> None:
@@ -207,14 +213,25 @@ class _Work:
 
 
 @contextlib.contextmanager
-def _executor(workers: int | None, scheduler: str | None) -> Iterator[Executor]:
-    """Where `apart.run` is called: threads of this process, which only wait for it, or a cluster."""
+def _executor(workers: int | None, scheduler: str | None) -> Iterator[tuple[Executor, int]]:
+    """Where `apart.run` is called: threads of this process, which only wait for it, or a cluster; and how many calls to queue."""
     if scheduler is None:
-        with ThreadPoolExecutor(workers or runner.cores()) as threads:
-            yield threads
+        workers = workers or runner.cores()
+        with ThreadPoolExecutor(workers) as threads:
+            yield threads, 2 * workers
         return
     with runner.client(scheduler) as client:
-        yield client.get_executor(pure=False, retries=0)
+        yield client.get_executor(pure=False, retries=0), 2 * max(1, sum(client.nthreads().values()))
+
+
+def _without_outputs(master: NotebookNode) -> NotebookNode:
+    """The notebook as far as grading needs it; its figures would travel with every submission."""
+    bare = copy.deepcopy(master)
+    for cell in bare.cells:
+        cell.pop("attachments", None)
+        if cell.cell_type == "code":
+            cell.outputs = []
+    return bare
 
 
 def _hash(*parts: str | bytes) -> str:
