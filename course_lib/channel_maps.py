@@ -1,6 +1,7 @@
 """Rules for channel indices that torch-pruning lacks or guesses: flattening with the channels on any axis, padding of channels,
 and the pieces of a split and of a concatenation, whose sizes autograd knows."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -30,6 +31,19 @@ class Table:
             (entry, index.root_idx): None for index in indices if index.idx < len(self.table) for entry in self.table[index.idx]
         }
         return [torch_pruning._helpers._HybridIndex(*pair) for pair in at]
+
+
+class Window(Sequence):
+    """The table of a part, [[i - start] if start <= i < stop else [] for i in range(size)], without writing it out."""
+
+    def __init__(self, start: int, stop: int, size: int):
+        self.start, self.stop, self.size = start, stop, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> list[int]:
+        return [index - self.start] if self.start <= index < self.stop else []
 
 
 def _connect(node: Node, forwards: Table, backwards: Table) -> None:
@@ -118,7 +132,7 @@ def map_split(node: Node) -> None:
             if of_channels:
                 start = piece * sizes if isinstance(sizes, int) else sum(sizes[:piece])
                 stop = min(start + (sizes if isinstance(sizes, int) else sizes[piece]), shape[dimension])
-                there.index_mapping.insert(0, Table([[i - start] if start <= i < stop else [] for i in range(shape[dimension])]))
+                there.index_mapping.insert(0, Table(Window(start, stop, shape[dimension])))
                 back.index_mapping.append(Table([[i] for i in range(start, stop)]))
 
 
@@ -134,18 +148,17 @@ def map_concat(node: Node) -> None:
         widths[widths.index(None)] = shape[dimension] - sum(width for width in widths if width is not None)
     if None in widths:
         return
+    places: dict = {}  # function -> (start, stop) of each of its outputs among the channels
+    for (function, _), stop, width in zip(functions, itertools.accumulate(widths), widths, strict=True):
+        places.setdefault(function, []).append((stop - width, stop))
     for source in dict.fromkeys(node.inputs):
-        starts = [sum(widths[:at]) for at, (function, _) in enumerate(functions) if function is source.grad_fn]
         forwards = [edge for edge in source.dependencies if edge.target is node]
         backwards = [edge for edge in node.dependencies if edge.target is source]
         _forget((*forwards, *backwards), torch_pruning.dependency.index_mapping._ConcatIndexMapping)
-        for start, there, back in zip(starts, forwards, backwards, strict=False):
+        for (start, stop), there, back in zip(places.get(source.grad_fn, []), forwards, backwards, strict=False):
             if dimension == _channel_axis(source):
-                width = widths[[sum(widths[:at]) for at in range(len(widths))].index(start)]
-                there.index_mapping.append(Table([[i + start] for i in range(width)]))
-                back.index_mapping.insert(
-                    0, Table([[i - start] if start <= i < start + width else [] for i in range(shape[dimension])])
-                )
+                there.index_mapping.append(Table([[i] for i in range(start, stop)]))
+                back.index_mapping.insert(0, Table(Window(start, stop, shape[dimension])))
 
 
 def _widths(function, number: int, dimension: int) -> int | None:

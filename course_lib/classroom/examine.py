@@ -113,12 +113,10 @@ async def _within(seconds: float, work, outcome: Outcome) -> None:
 
 async def _examine(master: NotebookNode, outcome: Outcome, limits: Limits, sandboxed: bool, everything: bool) -> None:
     here, there = socket.socketpair()
-    options = dict(sandboxed=sandboxed)
     try:
-        async with (
-            kernels.start(limits, pass_fds=(here.fileno(),), **options) as student,
-            kernels.start(limits, pass_fds=(there.fileno(),), **options) as judge,
-        ):
+        async with contextlib.AsyncExitStack() as stack:
+            starts = [kernels.start(limits, pass_fds=(end.fileno(),), sandboxed=sandboxed) for end in (here, there)]
+            student, judge = await asyncio.gather(*map(stack.enter_async_context, starts))
             descriptors = here.fileno(), there.fileno()
             here.close(), there.close()  # each kernel holds the only copy of its end, so it sees the other's death
             session = _Session(master, outcome, limits, student, judge, *descriptors)

@@ -30,6 +30,7 @@ LARGEST_MESSAGE = 32 << 20  # bytes; a larger one, and the connection that it ca
 QUEUE = 64  # messages that wait at most
 PATIENCE = 10  # seconds that a kernel has for what takes none
 STARTUP = 120  # seconds until a kernel must be ready
+NEVER = 2**31 - 1  # milliseconds; -1 stands for it too, but then it takes a second to close the sockets
 SOCKETS = "/tmp/kernel"  # how the names of the kernel's sockets begin, in its sandbox
 LATE = dict(ename="CellTimeoutError", evalue="the cell took too long", traceback=["CellTimeoutError: the cell took too long"])
 CUT_OFF = nbformat.v4.new_output("stream", name="stdout", text="\n[the rest of the output was cut off]\n")
@@ -70,7 +71,7 @@ class _Manager(AsyncKernelManager):
         raise RuntimeError("the sandbox of a kernel did not start")
 
     async def _listening(self, path: str) -> None:
-        """Waits until the kernel takes connections: ours are made once and never again (`zmq.RECONNECT_IVL`)."""
+        """Waits until the kernel takes connections: ours are made once and never again (`NEVER`)."""
         while self._starting():
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
                 probe.connect(path)
@@ -245,7 +246,7 @@ async def start(limits: Limits, *, sandboxed: bool = True, pass_fds: tuple[int, 
     context.setsockopt(zmq.RCVHWM, QUEUE)
     context.setsockopt(zmq.SNDHWM, QUEUE)
     context.setsockopt(zmq.SNDTIMEO, 1000 * PATIENCE)  # else a message to a kernel that is gone waits for ever
-    context.setsockopt(zmq.RECONNECT_IVL, -1)  # a socket's name may lead elsewhere once a student's code has run
+    context.setsockopt(zmq.RECONNECT_IVL, NEVER)  # a socket's name may lead elsewhere once a student's code has run
     context.setsockopt(zmq.LINGER, 0)
     specs = _Specs()
     specs.argv = sandbox.command(argv, limits, show=(str(folder),)) if sandboxed else argv

@@ -87,15 +87,12 @@ except OSError as reason:
 """
 
 LINKS = """
-import os
-for i in range(1, 6):
-    os.unlink(f"/tmp/kernel-{{i}}")
-    os.symlink({path!r}, f"/tmp/kernel-{{i}}")
-for fd in range(3, 99):
-    try:
-        os.close(fd)
-    except OSError:
-        pass
+import os, time
+from ipykernel.kernelapp import IPKernelApp
+os.unlink("/tmp/kernel-3")
+os.symlink({path!r}, "/tmp/kernel-3")
+IPKernelApp.instance().stdin_socket.close(0)
+time.sleep(1)  # ten times as long as ZeroMQ waits before it connects again
 """
 HOST_SOCKET = f"{tempfile.gettempdir()}/course-{os.getpid()}"
 
@@ -120,7 +117,7 @@ ATTACKS = {
     "liar": (dict(answers={"answer-1": LIAR + "def double(x):\n    return Liar(x)", "answer-2": LIAR + "half = Liar()"}),
              {"graded"}, ""),
     "forger": (dict(answers={"answer-1": FORGES}), {"crashed"}, "what is no message"),
-    "links a socket": (dict(extra=LINKS.format(path=HOST_SOCKET)), {"crashed", "timed out"}, ""),
+    "links a socket": (dict(extra=LINKS.format(path=HOST_SOCKET)), {"graded"}, ""),
     "an error that cannot be sent": (dict(answers={"answer-1": "def double(x):\n    raise ValueError(chr(0xd800))",
                                                    "answer-2": "half = chr(0xd800)"}), {"graded"}, ""),
     "an error too large": (dict(answers={"answer-1": "def double(x):\n    raise type('x' * 140_000, (BaseException,), {})('no')",
