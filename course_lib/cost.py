@@ -7,13 +7,13 @@ measured as the network runs here, zeros included: the two differ, and students 
 import statistics
 import tempfile
 import timeit
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 # Energy of an operation on 32 bits in 45 nm CMOS, pJ (Horowitz 2014, as Han et al. 2015 quote it in their table 1).
 ENERGY_PJ = {
@@ -125,25 +125,39 @@ def report(model: nn.Module, example_input: Tensor, baseline: Report | None = No
 
 
 def count(model: nn.Module, example_input: Tensor) -> pd.DataFrame:
-    """Weights, non-zeros and MACs by layer, MACs for one image by torch's flop counter (which counts 2 a MAC).
+    """Weights, non-zeros and MACs by layer, MACs for one image.
 
     On the meta device, where only shapes are known, no weight counts as zero.
     """
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(example_input)
-    flops = counter.get_flop_counts()
-    prefix = type(model).__name__
+    calls = _macs(model, example_input)
     rows, counted = {}, set()
     for name, layer in model.named_modules():
         if isinstance(layer, LAYERS):
             weights, nonzeros = layer.weight.numel(), _nonzeros(layer.weight)
-            macs = sum(flops.get(f"{prefix}.{name}".rstrip("."), {}).values()) // 2 // len(example_input)
+            macs = calls[layer] // len(example_input)
             rows[name] = (weights, nonzeros, nonzeros / weights, macs, macs * nonzeros / weights)
             counted.add(id(layer.weight))
     others = [parameter for parameter in model.parameters() if id(parameter) not in counted]
     total, nonzeros = sum(p.numel() for p in others), sum(_nonzeros(p) for p in others)
     rows["biases and norms"] = (total, nonzeros, nonzeros / total if total else 1.0, 0, 0.0)
     return pd.DataFrame.from_dict(rows, orient="index", columns=["weights", "nonzeros", "kept", "MACs", "MACs kept"])
+
+
+def _macs(model: nn.Module, example_input: Tensor) -> Counter:
+    """Layer -> its MACs for the batch, over all of its calls: each output takes as many as a filter or row has weights."""
+    macs: Counter = Counter()
+
+    def add(layer: nn.Module, _inputs: tuple, output: Tensor) -> None:
+        macs[layer] += output.numel() * layer.weight[0].numel()
+
+    hooks = [layer.register_forward_hook(add) for layer in model.modules() if isinstance(layer, LAYERS)]
+    try:
+        with torch.no_grad():
+            model(example_input)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return macs
 
 
 def _nonzeros(parameter: Tensor) -> int:

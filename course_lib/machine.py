@@ -86,7 +86,7 @@ def best_seconds(run: Callable[[], object], *, seconds: float = 0.1, threads: in
             run()
             setup = partial(torch.Tensor.add_, _other_data(), 1.0) if cold else "pass"
             times = repeat(setup, repeat=3)
-            more = min(20 if cold else 1000, int(seconds / min(times)))  # the other data takes its time, too
+            more = min(int(200 * seconds) if cold else 1000, int(seconds / min(times)))  # the other data takes its time, too
             return min(times + repeat(setup, repeat=more))
     finally:
         torch.set_num_threads(before)

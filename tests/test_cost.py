@@ -128,3 +128,21 @@ def test_inputs_that_are_no_batch_are_refused(bad):
     dense = cost.report(models.build("lenet-300-100"), torch.zeros(2, 1, 28, 28))
     with pytest.raises(ValueError, match="measured with 2"):
         cost.report(models.build("lenet-300-100"), torch.zeros(1, 1, 28, 28), baseline=dense)
+
+
+@pytest.mark.parametrize("name", ["resnet-20", "lenet-5", "mobilenet_v2", "a 1-d convolution, called twice"])
+def test_macs_are_those_of_torchs_flop_counter(name):
+    """torch counts in its dispatcher, two operations a MAC; ours come from the shapes of outputs and filters."""
+    import torchvision
+    from torch.utils.flop_counter import FlopCounterMode
+
+    if name in models.NETWORKS:
+        model, images = models.build(name).eval(), models.example_input(name, 2)
+    elif name == "mobilenet_v2":  # grouped convolutions
+        model, images = torchvision.models.mobilenet_v2(weights=None).eval(), torch.randn(2, 3, 64, 64)
+    else:
+        layer = nn.Conv1d(4, 4, 3, padding=2, dilation=2, groups=2)
+        model, images = nn.Sequential(layer, nn.ReLU(), layer, nn.Flatten(), nn.Linear(36, 3)), torch.randn(2, 4, 9)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(images)
+    assert cost.count(model, images).MACs.sum() * 2 * len(images) == counter.get_total_flops()

@@ -28,7 +28,7 @@ from course_lib.classroom.sandbox import Limits
 
 LARGEST_MESSAGE = 32 << 20  # bytes; a larger one, and the connection that it came over, are dropped unread
 QUEUE = 64  # messages that wait at most
-PATIENCE = 10  # seconds that a kernel has for what takes none
+PATIENCE = 6  # seconds that a kernel has for what takes none
 STARTUP = 120  # seconds until a kernel must be ready
 NEVER = 2**31 - 1  # milliseconds; -1 stands for it too, but then it takes a second to close the sockets
 SOCKETS = "/tmp/kernel"  # how the names of the kernel's sockets begin, in its sandbox
@@ -64,9 +64,10 @@ class _Manager(AsyncKernelManager):
 
     async def _first_process(self) -> int:
         while self._starting():
-            for child in psutil.Process(self.provisioner.pid).children():
-                if os.path.exists(f"/proc/{child.pid}/root{sandbox.HOME}"):  # its file system is laid
-                    return child.pid
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(self.provisioner.pid).children():
+                    if os.path.exists(f"/proc/{child.pid}/root{sandbox.HOME}"):  # its file system is laid
+                        return child.pid
             await asyncio.sleep(0.02)
         raise RuntimeError("the sandbox of a kernel did not start")
 

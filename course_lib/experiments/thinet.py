@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from course_lib import cost, data, features, models, surgery
 from course_lib.data import Split, Splits
@@ -267,11 +266,10 @@ def head_sizes() -> pd.DataFrame:
     rows = []
     for name, (widths, head) in networks.items():
         model = imagenet_vgg_16(widths, head)
-        with FlopCounterMode(display=False) as counter:
-            model(torch.empty(1, 3, 224, 224, device="meta"))
+        macs = cost.count(model, torch.empty(1, 3, 224, 224, device="meta")).MACs.sum()
         dense = sum(p.numel() for layer in model if isinstance(layer, nn.Linear) for p in layer.parameters())
         total = sum(p.numel() for p in model.parameters())
-        figures = dict(parameters=total / 1e6, dense=dense / 1e6, FLOPs=counter.get_total_flops() / 1e9)
+        figures = dict(parameters=total / 1e6, dense=dense / 1e6, FLOPs=2 * macs / 1e9)
         rows.append(dict(network=name, **figures))
     return pd.DataFrame(rows).set_index("network")
 

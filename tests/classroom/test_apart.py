@@ -1,5 +1,6 @@
 """A process for each submission: whatever happens to it, the class goes on, and nothing of it is left."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -37,19 +38,22 @@ def job(notebook=None, **changes) -> str:
     return json.dumps(given | dict(sandboxed=False) | changes)
 
 
-def grading(parent: psutil.Process) -> psutil.Process:
-    """The process that grades; waits until it has been started."""
-    while True:
-        for child in parent.children():
-            if "course_lib.classroom" in child.cmdline():
-                return child
-        time.sleep(0.02)
-
-
-def wait_for_kernels(process: psutil.Process) -> list[psutil.Process]:
-    while len(found := [p for p in process.children(recursive=True) if "ipykernel_launcher" in p.cmdline()]) < 2:
+def wait_for(parent: psutil.Process, module: str, count: int) -> list[psutil.Process]:
+    """So many descendants that run a module; waits until they have been started."""
+    while len(found := [child for child in parent.children(recursive=True) if module in command(child)]) < count:
         time.sleep(0.02)
     return found
+
+
+def command(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):  # it may just have ended
+        return process.cmdline()
+    return []
+
+
+def grading(parent: psutil.Process) -> psutil.Process:
+    """The process that grades."""
+    return wait_for(parent, "course_lib.classroom", 1)[0]
 
 
 @pytest.fixture
@@ -103,7 +107,7 @@ def test_nothing_is_left_when_the_parent_is_killed(tmp_path):
     parent = subprocess.Popen([sys.executable, "-c", PARENT, "job.json"], cwd=tmp_path, env=environment, start_new_session=True)
     try:
         process = grading(psutil.Process(parent.pid))
-        family = [process, *wait_for_kernels(process), *process.children(recursive=True)]
+        family = [process, *wait_for(process, "ipykernel_launcher", 2), *process.children(recursive=True)]
         parent.kill()
         assert psutil.wait_procs(family, timeout=60)[1] == []
         assert not list((tmp_path / "tmp").iterdir())

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -16,7 +15,6 @@ from course_lib.__main__ import main
 from course_lib.classroom import canaries, cells, examine, grade, kernels, sandbox
 from course_lib.classroom.examine import Outcome
 from course_lib.classroom.sandbox import Limits
-from course_lib.experiments import runner
 from tests import exercises
 from tests.classroom.mini import UNIT, by_id, mini, needs_bwrap, submission, write
 from tests.processes import ROOT, dask_cluster, kill
@@ -24,7 +22,7 @@ from tests.test_exercises import ANSWERS
 
 STUDENTS = ["ada", "bob", "cid"]
 SLOW = "import time\ntime.sleep(1)"
-SETTINGS = grade.Settings(limits=Limits(memory=1 << 30, cell_seconds=20, seconds=60))
+SETTINGS = grade.Settings(limits=Limits(memory=1 << 30, cell_seconds=60, seconds=120))
 RUN = """
 import sys
 from pathlib import Path
@@ -69,28 +67,26 @@ def wait_for_records(base: Path, count: int) -> None:
     assert len(records(base)) >= count
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """The address of a Dask cluster that serves all tests of this module: one is some seconds in the making."""
-    with runner.client(None, workers=2) as client:
-        yield client.scheduler.address
-
-
-def again(base: Path, cluster: str, settings: grade.Settings = SETTINGS) -> pd.DataFrame:
-    arguments = dict(settings=settings, notebooks=base / "notebooks", progress=False, scheduler=cluster)
+def again(base: Path, settings: grade.Settings = SETTINGS) -> pd.DataFrame:
+    arguments = dict(settings=settings, notebooks=base / "notebooks", progress=False)
     return grade.grade(base / "in", base / "out", **arguments).set_index("student")
 
 
 @needs_bwrap
-def test_a_killed_run_goes_on_and_grades_nothing_twice(base, cluster, monkeypatch):
+@pytest.mark.timeout(300)
+def test_a_killed_run_goes_on_and_grades_nothing_twice(base, monkeypatch):
+    for student in STUDENTS[1:]:  # the one worker is kept at the second until the run is killed
+        write(submission(extra="import time\ntime.sleep(600)"), base / "in" / f"{student}.ipynb")
     process = start(base)
     try:
         wait_for_records(base, 1)
     finally:
         kill(process)
     before = records(base)
-    assert 1 <= len(before) < len(STUDENTS), "the run was over before it could be killed"
-    table = again(base, cluster)
+    assert list(before) == STUDENTS[:1]
+    for student in STUDENTS[1:]:
+        write(submission(), base / "in" / f"{student}.ipynb")
+    table = again(base)
     assert list(table.index) == STUDENTS and set(table.score) == {10} and set(table.status) == {"graded"}
     after = records(base)
     assert {student: after[student] for student in before} == before and set(after) == set(STUDENTS)
@@ -103,19 +99,21 @@ def test_a_killed_run_goes_on_and_grades_nothing_twice(base, cluster, monkeypatc
         book.db.commit()
     with monkeypatch.context() as patch:
         patch.setattr(grade._Work, "run", lambda work, todo, *_: todo and pytest.fail("graded twice"))
-        table = again(base, cluster)
+        table = again(base)
     assert table.score.tolist() == [17, 10, 10] and table.by_hand.tolist() == [0, 10, 10]
     assert page.read_text(encoding="utf-8") != old
     # What is handed in anew is graded anew, and nothing else; the person's marks stay, and wait to be confirmed
     after = records(base)
     write(submission({"answer-1": "def double(x):\n    return 3 * x"}), base / "in" / "ada.ipynb")
-    table = again(base, cluster)
+    table = again(base)
     assert table.score.tolist() == [12, 10, 10] and table.by_hand.tolist() == [10, 10, 10]
     assert {name for name, written in records(base).items() if written != after[name]} == {"ada"}
     assert pd.read_csv(base / "out" / "grades.csv").score.tolist() == [12, 10, 10]
 
 
 @needs_bwrap
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_two_workers_of_a_cluster_one_of_which_is_killed(base):
     with dask_cluster(base) as (address, workers):
         process = start(base, address)
@@ -129,7 +127,7 @@ def test_two_workers_of_a_cluster_one_of_which_is_killed(base):
     assert pd.read_csv(base / "out" / "grades.csv").score.tolist() == [10] * 3
 
 
-def test_without_bubblewrap_grading_is_refused_unless_it_is_forgone(base, cluster, monkeypatch):
+def test_without_bubblewrap_grading_is_refused_unless_it_is_forgone(base, monkeypatch):
     sandbox.check.cache_clear()
     monkeypatch.setattr(sandbox.shutil, "which", lambda program: None)
     with pytest.raises(RuntimeError, match=r"apt install bubblewrap.*--no-sandbox"):
@@ -138,7 +136,7 @@ def test_without_bubblewrap_grading_is_refused_unless_it_is_forgone(base, cluste
     for student in STUDENTS[1:]:
         (base / "in" / f"{student}.ipynb").unlink()
     settings = grade.Settings(limits=SETTINGS.limits, sandboxed=False)
-    table = again(base, cluster, settings)
+    table = again(base, settings)
     assert table.score["ada"] == 10
     assert grade.WARNING in grade.summary(table.reset_index(), settings, base / "out")
 
@@ -177,10 +175,16 @@ def marks(outcome: Outcome) -> dict[str, bool]:
     return {cells.grade_id(cell): not any(out.output_type == "error" for out in cell.outputs) for cell in tests}
 
 
+ALL = [
+    pytest.param(notebook, marks=[] if notebook == "03_network_trimming" else pytest.mark.slow) for notebook in sorted(ANSWERS)
+]
+
+
 @needs_bwrap
-@pytest.mark.parametrize("notebook", ["03_network_trimming", "06_channel_pruning", "07_thinet"])
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("notebook", ALL)
 def test_right_answers_get_their_marks_and_wrong_ones_lose_some(notebook):
-    """In those notebooks whose answers take iterators, networks that they change, and arrays; `make bench` grades all."""
+    """Notebook 03's answers take iterators and networks that they change; the others are graded by `make test-slow`."""
     kinds = ANSWERS[notebook].WRONG.values(), ANSWERS[notebook].RIGHT.values()
     wrong = {number: answer for number, answer in kinds[0] if number % 2}
     right = {number: answer for number, answer in kinds[1] if number % 2 == 0}
