@@ -21,8 +21,17 @@ connect = socket.socket.connect
 
 # Scopes that take longest, longest first: of scopes handed out in this order, no long one is left for the end
 LONG = (
-    *("test_hostile", "test_apart", "07_thinet", "03_network_trimming", "test_grade", "04_filter_pruning"),
-    *("01_vector_quantization", "02_weight_pruning", "06_channel_pruning", "test_runner", "test_interrupts", "test_surgery"),
+    *("test_hostile", "test_apart", "test_runner", "test_exercises", "test_surgery", "test_grade", "test_interrupts"),
+    *(
+        "04_filter_pruning",
+        "test_channel_pruning",
+        "07_thinet",
+        "06_channel_pruning",
+        "00_why_compress",
+        "01_vector_quantization",
+    ),
+    *("02_weight_pruning", "03_network_trimming", "test_thinet", "test_filter_pruning", "test_grading_pages"),
+    *("test_training", "05_deep_compression", "test_surgery_refusals", "test_download", "test_storage", "test_network_trimming"),
 )
 
 

@@ -26,6 +26,7 @@ from course_lib.files import replacing
 
 GRACE = 60  # seconds beyond the submission's own: to start, to lay the notebook out, to clean up
 JOB, MERGED, OUTCOME, LOG = "job.json", "merged.json", "outcome.json", "log"
+_alive = threading.Lock()  # held for good by what ends this process, so that nothing is written any more
 _lifelines: set[int] = set()  # descriptors; a process ends when its own is closed, as it is when its parent dies
 
 
@@ -143,13 +144,14 @@ def _graded(job: dict, folder: Path) -> dict:
 
 
 def _write(path: Path, content: dict) -> None:
-    with replacing(path) as scratch:
+    with _alive, replacing(path) as scratch:
         scratch.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _die_with_parent(end: int, folder: Path) -> None:
     """Waits until the other end of the pipe is closed, which the death of the parent does, however it dies."""
     os.read(end, 1)
+    _alive.acquire()
     shutil.rmtree(folder, ignore_errors=True)
     _die()
 

@@ -203,10 +203,9 @@ class Kernel:
         """Whether the kernel is free again after an interrupt."""
         number = self.client.kc.kernel_info()
         try:
-            await asyncio.wait_for(self.client.async_wait_for_reply(number), seconds)
+            return await asyncio.wait_for(self.client.async_wait_for_reply(number), seconds) is not None
         except (TimeoutError, DeadKernelError):
             return False
-        return True
 
     async def watch(self, interval: float = 0.25) -> None:
         """Kills the kernel when its processes together take more memory than allowed."""
