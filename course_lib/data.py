@@ -78,10 +78,6 @@ class Splits:
         return CLASSES["cifar10" if self.name == "cifar10" else "mnist"]
 
 
-class StandInWarning(UserWarning):
-    """A stand-in is in use although real data was asked for."""
-
-
 def load(
     name: str,
     *,
@@ -92,7 +88,7 @@ def load(
     """A data set as normalised tensors on `device`.
 
     Real data that is absent is fetched first. At smoke scale, or where it cannot be had, the stand-in comes instead; in
-    the second case with a StandInWarning that says why and what to do.
+    the second case with a `stand_ins.StandInWarning` that says why and what to do.
 
     Args:
         name: 'mnist', 'cifar10', or a stand-in by its own name: 'mnist-5k', 'mnist-m'.
@@ -119,7 +115,7 @@ def load(
             if scale.name() == "paper":
                 raise RuntimeError(f"{name} is not at hand ({reason}), and paper scale refuses stand-ins; {advice}") from reason
             message = f"{name} is not at hand ({reason}): using the stand-in {REAL[name]}; {advice}"
-            warnings.warn(message, StandInWarning, stacklevel=2)
+            warnings.warn(message, stand_ins.StandInWarning, stacklevel=2)
             return _stand_in(name, str(reason), device)
     return _splits(find(name, root)(root), name, name, device)
 

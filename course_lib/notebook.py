@@ -17,7 +17,7 @@ from IPython import get_ipython
 from IPython.display import Markdown, display
 from torch import nn
 
-from course_lib import data, models, plots, scale
+from course_lib import data, models, plots, scale, stand_ins
 from course_lib.data import Splits
 
 INTERRUPTED = (
@@ -56,7 +56,7 @@ def start(dataset: str = "mnist", seed: int = 0) -> Environment:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plots.use_style()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", data.StandInWarning)  # the banner says it, louder
+        warnings.simplefilter("ignore", stand_ins.StandInWarning)  # the banner says it, louder
         splits = data.load(dataset, device=device, patience=60)
     if splits.is_stand_in:
         display(_banner(splits))

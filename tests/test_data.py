@@ -15,6 +15,7 @@ from torch import Tensor
 
 from course_lib import data, download, stand_ins
 from course_lib.data import Split
+from course_lib.stand_ins import StandInWarning
 from tests import old_pickle
 
 SHA256 = {
@@ -321,7 +322,7 @@ def test_a_stand_in_by_its_own_name_is_what_was_asked_for(recwarn):
 
 
 def test_offline_the_stand_in_comes_with_a_warning_that_says_why_and_what_to_do(lesson, tmp_path):
-    with pytest.warns(data.StandInWarning, match="COURSE_OFFLINE.* stand-in mnist-5k; `python -m course_lib data mnist`") as told:
+    with pytest.warns(StandInWarning, match="COURSE_OFFLINE.* stand-in mnist-5k; `python -m course_lib data mnist`") as told:
         splits = data.load("mnist", root=tmp_path)
     assert told[0].filename == __file__
     assert splits.name == "mnist-5k"
@@ -334,7 +335,7 @@ def test_the_patience_is_passed_on_and_the_reason_told(monkeypatch, tmp_path):
 
     monkeypatch.setenv("COURSE_SCALE", "lesson")
     monkeypatch.setattr(data, "fetch", fetch)
-    with pytest.warns(data.StandInWarning):
+    with pytest.warns(StandInWarning):
         assert data.load("cifar10", root=tmp_path, patience=7).why == "gave cifar10 up after 7 s"
 
 

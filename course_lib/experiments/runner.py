@@ -14,10 +14,12 @@ where it was; a worker that dies costs the rows it was at, and these run elsewhe
 import contextlib
 import datetime
 import importlib
+import importlib.metadata
 import json
 import os
 import pkgutil
 import platform
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -28,6 +30,7 @@ from typing import Any
 import pandas as pd
 
 from course_lib import scale as scales
+from course_lib import stand_ins
 from course_lib.files import replacing
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "data" / "results"
@@ -197,23 +200,19 @@ def run_grid(
 
 def _row(module: str, setting: dict, seed: int, scale: str, device: str, command: str) -> dict[str, Any]:
     """One row, in a worker: the figures and what is needed to make them again."""
-    import torch
-
-    from course_lib.data import StandInWarning
-
     os.environ["COURSE_SCALE"] = scale
     where = _device(device)
     start = time.perf_counter()
     with warnings.catch_warnings():
-        warnings.simplefilter("error", StandInWarning)  # a row must not be of other data than it says
+        warnings.simplefilter("error", stand_ins.StandInWarning)  # a row must not be of other data than it says
         figures = importlib.import_module(module).run(setting, seed=seed, scale=scale, device=where)
     return (
         setting
         | figures
         | dict(
             seed=seed, scale=scale, command=command, seconds=round(time.perf_counter() - start, 1),
-            device=torch.cuda.get_device_name(where) if where.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads",
-            versions=dict(python=platform.python_version(), torch=torch.__version__.split("+")[0]),
+            device=_described(where),
+            versions=dict(python=platform.python_version(), torch=importlib.metadata.version("torch").split("+")[0]),
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         )
     )  # fmt: skip
@@ -225,10 +224,13 @@ def resolve_device(wanted: str) -> str:
     Raises:
         ValueError: an unknown kind, or 'cuda' where there is none.
     """
-    import torch
-
     if wanted not in DEVICES:
         raise ValueError(f"device is {wanted!r}; allowed are {', '.join(map(repr, DEVICES))}")
+    if wanted == "cpu":
+        return wanted
+
+    import torch
+
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda', and torch finds no CUDA device here; allowed are 'auto' and 'cpu'")
     return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -236,13 +238,21 @@ def resolve_device(wanted: str) -> str:
 
 def _device(wanted: str) -> str:
     """'cpu', or one GPU for each process of a local cluster; the workers of other clusters see the GPUs that they were given."""
+    if resolve_device(wanted) == "cpu":
+        return "cpu"
+
     import torch
     from dask.distributed import get_worker
 
-    if resolve_device(wanted) == "cpu":
-        return "cpu"
     number = get_worker().name
     return f"cuda:{number % torch.cuda.device_count()}" if isinstance(number, int) else "cuda"
+
+
+def _described(where: str) -> str:
+    torch = sys.modules.get("torch")  # not imported for this alone: an experiment without it is a test's
+    if where.startswith("cuda"):
+        return torch.cuda.get_device_name(where)
+    return f"CPU, {torch.get_num_threads()} threads" if torch else "CPU"
 
 
 def cores() -> int:
@@ -266,18 +276,18 @@ def client(scheduler: str | None, workers: int | None = None, device: str = "aut
             yield connected
         return
     threads = {"OMP_NUM_THREADS": "1"}
-    if workers is None:
+    if workers is None and resolve_device(device) == "cuda":
         import torch
 
-        on_gpu = resolve_device(device) == "cuda"
-        workers = torch.cuda.device_count() if on_gpu else cores()
-        threads = {} if on_gpu else threads
+        workers, threads = torch.cuda.device_count(), {}
     # The workers are started by 'spawn' and read the variable when they import torch: a process a core, a thread each
     saved = {name: os.environ.get(name) for name in threads}
     os.environ.update(threads)
     try:
         with (
-            LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
+            LocalCluster(
+                n_workers=workers or cores(), threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50
+            ) as cluster,
             Client(cluster) as connected,
         ):
             yield connected
