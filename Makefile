@@ -17,9 +17,8 @@ VENV_PYTHON = .venv/bin/python
 PIP = $(VENV_PYTHON) -m uv pip
 COURSE = $(VENV_PYTHON) -m course_lib
 PYTEST = COURSE_SCALE=smoke OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q
-# A process a core and one more, since some tests wait; a thread each, since more threads than cores wait for each other
-CORES = $(shell $(VENV_PYTHON) -c 'import os; print(min(8, os.cpu_count() + 1))')
-PARALLEL = -n $(CORES) --dist loadscope --no-loadscope-reorder --durations 10 --durations-min 1
+# A process a core, a thread each: more threads than cores wait for each other
+PARALLEL = -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder --durations 10 --durations-min 1
 NOTEBOOKS = $(if $(wildcard notebooks/*.ipynb),--nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks)
 ONE = $(if $(N),--only $(N))
 

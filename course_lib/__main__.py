@@ -23,8 +23,8 @@ def data(arguments: argparse.Namespace) -> int:
 
 def baselines(arguments: argparse.Namespace) -> int:
     """Trains the networks that the notebooks start from, and writes them to data/checkpoints."""
+    from course_lib.cluster import resolve_device
     from course_lib.experiments.baselines import RECIPES, train
-    from course_lib.experiments.runner import resolve_device
 
     networks, datasets = ({recipe[part]: None for recipe in RECIPES} for part in (0, 1))  # dicts keep the order
     for network in arguments.networks:

@@ -14,7 +14,7 @@ STOREYS = [
     ["scale", "files", "channel_maps"],
     ["transfer", "wiring"],
     ["download", "stand_ins", "zeroing"],
-    ["data", "models", "coders", "kmeans", "resuming", "augmentation"],
+    ["data", "models", "coders", "kmeans", "resuming", "augmentation", "cluster"],
     ["surgery", "storage", "cost", "training", "features"],
     ["papers", "machine"],
     ["experiments"],

@@ -249,8 +249,9 @@ def test_a_script_ends_by_the_interrupt(tmp_path):
 
 REPRODUCE = """
 from course_lib.__main__ import main
+from course_lib import cluster
 from course_lib.experiments import runner
-runner.RESULTS, runner.cores = Path("results").resolve(), lambda: 1
+runner.RESULTS, cluster.cores = Path("results").resolve(), lambda: 1
 if __name__ == "__main__":
     sys.exit(main("reproduce weight-pruning --scale smoke --seeds 1 --device cpu".split()))
 """

@@ -11,6 +11,8 @@ from torch import nn
 
 from course_lib import machine, models
 
+pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
+
 META = torch.device("meta")
 
 

@@ -7,6 +7,8 @@ from course_lib import data, machine, models, notebook, panels, plots
 from course_lib.experiments import channel_pruning as channel_runs
 from course_lib.papers import channel_pruning, network_trimming, weight_pruning
 
+pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
+
 
 def test_start_says_what_it_runs_on(capsys):
     env = notebook.start("mnist", seed=3)

@@ -11,6 +11,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from course_lib import execute
 
+pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
+
 COMMITTED = sorted(execute.NOTEBOOKS.glob("*.ipynb"))
 
 

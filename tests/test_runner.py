@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from course_lib import cluster
 from course_lib.experiments import runner
 from tests.processes import ROOT, dask_cluster, kill, wait_until
 
@@ -32,7 +33,7 @@ def toy(tmp_path, monkeypatch):
     monkeypatch.setenv("TOY_LOG", str(tmp_path / "log"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(runner, "cores", lambda: 1)  # in this process; those that a test starts have a worker a core
+    monkeypatch.setattr(cluster, "cores", lambda: 1)  # in this process; those that a test starts have a worker a core
     (tmp_path / "log").touch()
     return tmp_path / "rows.json", tmp_path / "log"
 
@@ -183,7 +184,7 @@ def gpus(monkeypatch):
 def test_a_device_that_is_not_there_is_refused_before_any_worker_starts(toy, gpus, monkeypatch, capsys):
     from course_lib.__main__ import main
 
-    monkeypatch.setattr(runner, "client", lambda *_, **__: pytest.fail("starts workers"))
+    monkeypatch.setattr(cluster, "client", lambda *_, **__: pytest.fail("starts workers"))
     gpus(0)
     with pytest.raises(ValueError, match="device is 'cuda'.*no CUDA device here; allowed are 'auto' and 'cpu'"):
         runner.run_grid("tests.toy_experiment", toy[0], **arguments(device="cuda"))
@@ -216,11 +217,11 @@ def test_how_many_workers_a_machine_gets(gpus, monkeypatch, found, device, worke
             pass
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(runner, "cores", lambda: 3)
+    monkeypatch.setattr(cluster, "cores", lambda: 3)
     for name in ("LocalCluster", "Client"):
         monkeypatch.setattr(dask.distributed, name, Cluster)
     gpus(found)
-    with runner.client(None, device=device):
+    with cluster.client(None, device=device):
         assert seen == [(workers, threads)]
     assert "OMP_NUM_THREADS" not in os.environ
 

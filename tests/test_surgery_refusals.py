@@ -13,6 +13,8 @@ from course_lib import surgery
 from course_lib.data import Split
 from course_lib.papers import channel_pruning, filter_pruning, network_trimming, thinet, weight_pruning
 
+pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
+
 IMAGES = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def main(folder: Path, end: int) -> None:
     except Exception as reason:  # ours, or the instructor's: the student is not to blame
         told = dict(error=f"{type(reason).__name__}: {reason}")
     _write(folder / OUTCOME, told)
-    _die()  # without waiting for anything that may hang
+    _die()
 
 
 def _graded(job: dict, folder: Path) -> dict:
@@ -152,13 +153,22 @@ def _die_with_parent(end: int, folder: Path) -> None:
     """Waits until the other end of the pipe is closed, which the death of the parent does, however it dies."""
     os.read(end, 1)
     _alive.acquire()
-    shutil.rmtree(folder, ignore_errors=True)
+    _kill_descendants()
+    for _ in range(100):  # kernels that were just being started may still put something there
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
+        time.sleep(0.02)
     _die()
 
 
 def _die() -> None:
-    """Ends this process and its descendants at once."""
+    """Ends this process and its descendants at once, without waiting for anything that may hang."""
+    _kill_descendants()
+    os._exit(0)
+
+
+def _kill_descendants() -> None:
     for member in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
-    os._exit(0)

@@ -18,12 +18,12 @@ from nbformat import NotebookNode
 from tqdm.auto import tqdm
 
 import course_lib
+from course_lib import cluster
 from course_lib.classroom import apart, sandbox
 from course_lib.classroom.collect import Submission, collect
 from course_lib.classroom.gradebook import Course, load
 from course_lib.classroom.sandbox import NOTEBOOKS, Limits
 from course_lib.classroom.text import printable, spreadsheet
-from course_lib.experiments import runner
 from course_lib.files import replacing
 
 STATUSES = ("graded", "timed out", "crashed", "flagged", "unreadable", "missing", "not done")
@@ -216,11 +216,11 @@ class _Work:
 def _executor(workers: int | None, scheduler: str | None) -> Iterator[tuple[Executor, int]]:
     """Where `apart.run` is called: threads of this process, which only wait for it, or a cluster; and how many calls to queue."""
     if scheduler is None:
-        workers = workers or runner.cores()
+        workers = workers or cluster.cores()
         with ThreadPoolExecutor(workers) as threads:
             yield threads, 2 * workers
         return
-    with runner.client(scheduler) as client:
+    with cluster.client(scheduler) as client:
         yield client.get_executor(pure=False, retries=0), 2 * max(1, sum(client.nthreads().values()))
 
 

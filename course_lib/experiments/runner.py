@@ -11,7 +11,6 @@ Rows go to data/results/<paper>.json as they finish. A row that is there is not 
 where it was; a worker that dies costs the rows it was at, and these run elsewhere.
 """
 
-import contextlib
 import datetime
 import importlib
 import importlib.metadata
@@ -22,15 +21,14 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pandas as pd
 
+from course_lib import cluster, stand_ins
 from course_lib import scale as scales
-from course_lib import stand_ins
 from course_lib.files import replacing
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "data" / "results"
@@ -44,7 +42,6 @@ PAPERS = {
     "channel-pruning": "He 2017",
     "thinet": "Luo 2017",
 }
-DEVICES = ("auto", "cpu", "cuda")
 # What is `counted` is `rate` times less here, at `lost` points of accuracy, means over seeds; `published` is the paper's figure
 HEADLINE = ("network", "data set", "counted", "published", "rate", "lost", "seeds")
 
@@ -165,7 +162,7 @@ def run_grid(
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; allowed are 1 and above")
     if scheduler is None:  # workers of a cluster may have what this machine has not
-        resolve_device(device)
+        cluster.resolve_device(device)
     done = {_key(row) for row in _read(path)}
     grid = importlib.import_module(module).grid(scale)
     wanted = [(setting, seed) for setting in grid for seed in range(seeds)]
@@ -174,7 +171,7 @@ def run_grid(
         return
     failures = []
     with (
-        client(scheduler, device=device) as dask,
+        cluster.client(scheduler, device=device) as dask,
         tqdm(total=len(wanted), initial=len(wanted) - len(missing), disable=not progress) as bar,
     ):
         futures = {
@@ -218,27 +215,9 @@ def _row(module: str, setting: dict, seed: int, scale: str, device: str, command
     )  # fmt: skip
 
 
-def resolve_device(wanted: str) -> str:
-    """The kind of device that 'auto' stands for on this machine, or the one named.
-
-    Raises:
-        ValueError: an unknown kind, or 'cuda' where there is none.
-    """
-    if wanted not in DEVICES:
-        raise ValueError(f"device is {wanted!r}; allowed are {', '.join(map(repr, DEVICES))}")
-    if wanted == "cpu":
-        return wanted
-
-    import torch
-
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda', and torch finds no CUDA device here; allowed are 'auto' and 'cpu'")
-    return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _device(wanted: str) -> str:
     """'cpu', or one GPU for each process of a local cluster; the workers of other clusters see the GPUs that they were given."""
-    if resolve_device(wanted) == "cpu":
+    if cluster.resolve_device(wanted) == "cpu":
         return "cpu"
 
     import torch
@@ -253,47 +232,6 @@ def _described(where: str) -> str:
     if where.startswith("cuda"):
         return torch.cuda.get_device_name(where)
     return f"CPU, {torch.get_num_threads()} threads" if torch else "CPU"
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def client(scheduler: str | None, workers: int | None = None, device: str = "auto") -> Iterator:
-    """A Dask client of the cluster at an address, or of processes of this machine.
-
-    Args:
-        scheduler: address of a running Dask scheduler; None for a cluster of this machine's processes.
-        workers: how many processes; default one a GPU, or one a core where they compute on the CPU.
-        device: what they compute on, 'auto', 'cpu' or 'cuda'.
-    """
-    from dask.distributed import Client, LocalCluster
-
-    if scheduler is not None:
-        with Client(scheduler) as connected:
-            yield connected
-        return
-    threads = {"OMP_NUM_THREADS": "1"}
-    if workers is None and resolve_device(device) == "cuda":
-        import torch
-
-        workers, threads = torch.cuda.device_count(), {}
-    # The workers are started by 'spawn' and read the variable when they import torch: a process a core, a thread each
-    saved = {name: os.environ.get(name) for name in threads}
-    os.environ.update(threads)
-    try:
-        with (
-            LocalCluster(
-                n_workers=workers or cores(), threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50
-            ) as cluster,
-            Client(cluster) as connected,
-        ):
-            yield connected
-    finally:
-        for name, value in saved.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _key(row: dict) -> str:

@@ -22,6 +22,8 @@ from tests.classroom.mini import mini, needs_bwrap, submission
 from tests.classroom.test_hostile import FORGES, LIMITS, WRONG
 from tests.processes import ROOT, kill
 
+pytestmark = pytest.mark.timeout(240)  # kernels are processes, and some tests start many
+
 SLEEPS = "import time\ntime.sleep(600)"
 NEVER = 600  # seconds: far above what a test may take, so that only the limit of interest can be met
 PARENT = """

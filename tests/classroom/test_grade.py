@@ -20,6 +20,8 @@ from tests.classroom.mini import UNIT, by_id, mini, needs_bwrap, submission, wri
 from tests.processes import ROOT, dask_cluster, kill
 from tests.test_exercises import ANSWERS
 
+pytestmark = pytest.mark.timeout(240)  # kernels are processes, and some tests start many
+
 STUDENTS = ["ada", "bob", "cid"]
 SLOW = "import time\ntime.sleep(1)"
 SETTINGS = grade.Settings(limits=Limits(memory=1 << 30, cell_seconds=60, seconds=120))

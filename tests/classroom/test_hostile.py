@@ -18,7 +18,7 @@ from course_lib.classroom import grade
 from course_lib.classroom.sandbox import PACKAGE, Limits
 from tests.classroom.mini import RIGHT, UNIT, by_id, mini, needs_bwrap, submission, write
 
-LIMITS = Limits(memory=1 << 30, processes=40, disk=16 << 20, output=1 << 18, cell_seconds=3, seconds=90)
+LIMITS = Limits(memory=1 << 30, processes=40, disk=16 << 20, output=1 << 18, cell_seconds=5, seconds=90)
 WRONG = {"answer-1": "def double(x):\n    return x", "answer-2": "half = 0"}  # no point without a trick
 LOOP = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True:\n    pass"
 HANGS = "def double(x):\n    while True:\n        pass"
@@ -102,8 +102,8 @@ ATTACKS = {
     "fork bomb": (dict(extra="import os\nwhile True:\n    os.fork()"), ANY, ""),
     "memory bomb": (dict(extra="hoard = []\nwhile True:\n    hoard.append(b'x' * (1 << 24))"), ANY, "MemoryError|memory"),
     "memory of many": (dict(extra=MANY), {"crashed"}, "1024 MiB of memory"),
-    "endless": (dict(answers={"answer-1": "while True:\n    pass"}), {"timed out"}, "answer-1 ran longer than 3 s"),
-    "endless in a call": (dict(answers={"answer-1": HANGS}), {"timed out"}, "ran longer than 3 s"),
+    "endless": (dict(answers={"answer-1": "while True:\n    pass"}), {"timed out"}, "answer-1 ran longer than 5 s"),
+    "endless in a call": (dict(answers={"answer-1": HANGS}), {"timed out"}, "ran longer than 5 s"),
     "not to be stopped": (dict(extra=LOOP), {"timed out"}, "could not be interrupted"),
     "disk": (dict(extra=FILLS), {"graded"}, "OSError"),
     "kills itself": (dict(extra="import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"), {"crashed"}, "its kernel died"),

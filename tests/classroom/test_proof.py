@@ -18,6 +18,8 @@ from course_lib.classroom.kernels import Ran
 from course_lib.classroom.sandbox import NOTEBOOKS, Limits
 from tests.classroom.mini import mini, needs_bwrap, submission
 
+pytestmark = pytest.mark.timeout(240)  # kernels are processes, and some tests start many
+
 MASTERS = load(NOTEBOOKS)
 LIMITS = Limits(output=1 << 18, cell_seconds=20)
 

@@ -20,6 +20,8 @@ from course_lib import cost, data, models
 from course_lib.experiments import channel_pruning as runs
 from course_lib.papers import channel_pruning as paper
 
+pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
+
 seeds = st.integers(0, 10**6)
 
 

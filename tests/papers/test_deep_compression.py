@@ -16,6 +16,8 @@ from course_lib.experiments import deep_compression as runs
 from course_lib.papers import deep_compression as paper
 from course_lib.papers import weight_pruning
 
+pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
+
 masks = arrays(bool, st.tuples(st.integers(0, 6), st.integers(1, 60)), elements=st.sampled_from([True] + 9 * [False]))
 
 

@@ -18,6 +18,8 @@ from course_lib.experiments import filter_pruning as experiments
 from course_lib.papers import filter_pruning as paper
 from course_lib.training import evaluate
 
+pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
+
 numbers = st.floats(-100, 100, allow_subnormal=False)
 filters = arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 3), st.just(3), st.just(2)), elements=numbers)
 

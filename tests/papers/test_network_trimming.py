@@ -21,6 +21,8 @@ from course_lib.experiments import network_trimming as runs
 from course_lib.papers import network_trimming as paper
 from course_lib.training import evaluate
 
+pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
+
 shares = arrays(np.float64, st.integers(1, 30), elements=st.floats(0, 1))
 
 

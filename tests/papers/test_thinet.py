@@ -23,6 +23,8 @@ from course_lib.papers import channel_pruning
 from course_lib.papers import thinet as paper
 from course_lib.training import History, evaluate
 
+pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
+
 # Whole numbers are exact in float64, so that ties are ties however the sums are ordered
 whole_numbers = arrays(np.float64, st.tuples(st.integers(1, 12), st.integers(2, 9)), elements=st.integers(-9, 9))
 problems = st.builds(

@@ -15,6 +15,8 @@ from course_lib import data, models
 from course_lib.experiments import vector_quantization as runs
 from course_lib.papers import vector_quantization as paper
 
+pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
+
 CODERS = {
     "low rank": lambda w: paper.low_rank(w, 2),
     "sign": paper.binarize,

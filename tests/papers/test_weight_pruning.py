@@ -17,6 +17,8 @@ from course_lib import data, models
 from course_lib.papers import weight_pruning as paper
 from course_lib.training import evaluate
 
+pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
+
 matrices = arrays(np.float64, st.tuples(st.integers(1, 8), st.integers(1, 8)), elements=st.floats(-100, 100))
 
 
