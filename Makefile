@@ -55,7 +55,7 @@ grade: .venv/.installed  ## grade submissions: make grade SUBMISSIONS=folder-or-
 	$(COURSE) grade --submissions "$(SUBMISSIONS)" --out "$(OUT)" $(ONE) $(FLAGS)
 
 bench: .venv/.installed  ## run the benchmarks, at lesson scale, on real data
-	$(VENV_PYTHON) -m pytest --confcutdir tests/benchmarks tests/benchmarks -s
+	$(VENV_PYTHON) -m pytest --confcutdir tests/benchmarks --timeout 1800 tests/benchmarks -s
 
 lint: .venv/.installed  ## check style and format, notebooks too
 	$(VENV_PYTHON) -m ruff check

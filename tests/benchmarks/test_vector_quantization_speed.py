@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import nanopq
 import numpy as np
@@ -16,12 +17,22 @@ from course_lib.kmeans import kmeans_1d
 from course_lib.papers import vector_quantization as paper
 
 FC6 = """
-import resource, time, torch
+import re, time, numpy, torch
 from course_lib.papers.vector_quantization import scalar_kmeans
-weight = 0.02 * torch.randn(9216, 4096)
-start = time.perf_counter()
+
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+
+weight = torch.empty(9216, 4096).normal_(0, 0.02)
+start, before = time.perf_counter(), peak()
 scalar_kmeans(weight, 16)
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+seconds, ours = time.perf_counter() - start, peak() - before
+start = time.perf_counter()
+ordered = numpy.sort(weight.numpy().ravel())
+for _ in range(2):
+    numpy.cumsum(ordered, dtype=numpy.float64)
+torch.bucketize(weight, torch.linspace(-1, 1, 15), out_int32=True)
+print(seconds, ours / (4 * weight.numel()), time.perf_counter() - start)
 """
 
 
@@ -89,7 +100,13 @@ def test_product_quantization_beats_a_kmeans_a_segment_and_nanopq():
     assert error <= 1.02 * min(reference, other)
 
 
-def test_a_matrix_of_the_size_of_fc6_takes_10_seconds_and_2_gigabytes():
-    seconds, kilobytes = map(float, subprocess.check_output([sys.executable, "-c", FC6], text=True).split())
-    print(f"\n9216 x 4096, k = 16: {seconds:.1f} s, {kilobytes / 1e6:.2f} GB at most, the weight and torch included")
-    assert seconds < 10 and kilobytes < 2e6
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process's memory is read from /proc")
+def test_a_matrix_of_the_size_of_fc6_takes_few_passes_over_it_and_nine_times_its_memory():
+    """Both are relative, so that they hold on any machine: to a sort, two prefix sums and a look-up, which the method needs.
+
+    The peak is that of the process itself. `ru_maxrss` would begin at the parent's: 3.7 GB beside other benchmarks, 1.9 alone.
+    """
+    told = subprocess.check_output([sys.executable, "-c", FC6], text=True)
+    seconds, memory, passes = map(float, told.split())
+    print(f"\n9216 x 4096, k = 16: {seconds:.1f} s, its passes {passes:.1f} s; {memory:.1f} times the weights' memory")
+    assert seconds < 6 * passes and memory < 9
