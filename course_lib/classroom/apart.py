@@ -153,10 +153,10 @@ def _die_with_parent(end: int, folder: Path) -> None:
     """Waits until the other end of the pipe is closed, which the death of the parent does, however it dies."""
     os.read(end, 1)
     _alive.acquire()
-    _kill_descendants()
-    for _ in range(100):  # kernels that were just being started may still put something there
+    for _ in range(100):  # a kernel may just be being started; without the folder no other one can be
+        _kill_descendants()
         shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
+        if not folder.exists() and not psutil.Process().children():
             break
         time.sleep(0.02)
     _die()
