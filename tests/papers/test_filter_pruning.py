@@ -1,7 +1,6 @@
 """Li et al. 2017: norms against NumPy, the choices against a plain loop, the residual rule, feature maps as stored."""
 
 import copy
-import itertools
 from collections import OrderedDict
 
 import numpy as np
@@ -17,6 +16,7 @@ from course_lib import cost, data, models, surgery
 from course_lib.experiments import filter_pruning as experiments
 from course_lib.papers import filter_pruning as paper
 from course_lib.training import evaluate
+from tests.resumption import resumed
 
 pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
 
@@ -402,25 +402,10 @@ def test_cuda_scores_maps_the_same(vgg, splits, monkeypatch):
 
 def test_a_loop_that_was_interrupted_ends_as_one_that_was_not(vgg, splits, monkeypatch, tmp_path):
     """Each call of `fit` has a file of its own; finished rounds are read from theirs."""
-    from course_lib import training
 
     def loop(**more):
         return paper.prune_and_retrain(vgg, splits, dict(conv1=0.5), rounds=2, epochs=1, lr=0.02, progress=False, **more)
 
-    whole, step, steps = loop(), training._step, itertools.count(1)
-
-    def interrupted(*arguments):
-        if next(steps) == 4:
-            raise KeyboardInterrupt
-        return step(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            loop(resume_from=tmp_path / "state")
-    left = itertools.count(1)
-    monkeypatch.setattr(training, "_step", lambda *arguments: next(left) and step(*arguments))
-    again = loop(resume_from=tmp_path / "state")
-    assert all(torch.equal(value, whole.model.state_dict()[name]) for name, value in again.model.state_dict().items())
-    assert again.rounds == whole.rounds and next(left) - 1 == 2
+    whole, again, steps = resumed(loop, 4, tmp_path, monkeypatch)
+    assert again.rounds == whole.rounds and steps == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state.1", "state.2"]

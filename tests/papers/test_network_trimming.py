@@ -1,7 +1,6 @@
 """Hu et al. 2016: zeros counted by hand and by NumPy, which neurons go, trimming, and the removal of dead ones."""
 
 import copy
-import itertools
 import weakref
 
 import numpy as np
@@ -20,6 +19,7 @@ from course_lib.data import Split
 from course_lib.experiments import network_trimming as runs
 from course_lib.papers import network_trimming as paper
 from course_lib.training import evaluate
+from tests.resumption import resumed
 
 pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
 
@@ -435,25 +435,10 @@ def test_cuda_dead_neurons_leave_without_a_trace(lenet, splits):
 
 def test_a_loop_that_was_interrupted_ends_as_one_that_was_not(lenet, splits, monkeypatch, tmp_path):
     """Each call of `fit` has a file of its own; finished rounds are read from theirs."""
-    from course_lib import training
 
     def loop(**more):
         return paper.iterative_trim(lenet, splits, layers=["fc1"], rounds=2, epochs=2, lr=0.02, progress=False, **more)
 
-    whole, step, steps = loop(), training._step, itertools.count(1)
-
-    def interrupted(*arguments):
-        if next(steps) == 6:
-            raise KeyboardInterrupt
-        return step(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            loop(resume_from=tmp_path / "state")
-    left = itertools.count(1)
-    monkeypatch.setattr(training, "_step", lambda *arguments: next(left) and step(*arguments))
-    again = loop(resume_from=tmp_path / "state")
-    assert all(torch.equal(value, whole.model.state_dict()[name]) for name, value in again.model.state_dict().items())
-    assert again.rounds == whole.rounds and next(left) - 1 == 16 - 4
+    whole, again, steps = resumed(loop, 6, tmp_path, monkeypatch)
+    assert again.rounds == whole.rounds and steps == 16 - 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state.1", "state.2"]

@@ -22,6 +22,7 @@ from course_lib.experiments import thinet as runs
 from course_lib.papers import channel_pruning
 from course_lib.papers import thinet as paper
 from course_lib.training import History, evaluate
+from tests.resumption import resumed
 
 pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
 
@@ -600,25 +601,10 @@ def test_a_row_of_each_kind(kind, splits, monkeypatch):
 
 def test_a_loop_that_was_interrupted_ends_as_one_that_was_not(network, splits, monkeypatch, tmp_path):
     """Each call of `fit` has a file of its own; finished rounds are read from theirs."""
-    from course_lib import training
 
     def loop(**more):
         return paper.prune_network(network, splits, KEEP, per_class=2, epochs=1, final_epochs=1, lr=0.02, progress=False, **more)
 
-    whole, step, steps = loop(), training._step, itertools.count(1)
-
-    def interrupted(*arguments):
-        if next(steps) == 6:
-            raise KeyboardInterrupt
-        return step(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            loop(resume_from=tmp_path / "state")
-    left = itertools.count(1)
-    monkeypatch.setattr(training, "_step", lambda *arguments: next(left) and step(*arguments))
-    again = loop(resume_from=tmp_path / "state")
-    assert all(torch.equal(value, whole.model.state_dict()[name]) for name, value in again.model.state_dict().items())
-    assert again.steps == whole.steps and next(left) - 1 == 2
+    whole, again, steps = resumed(loop, 6, tmp_path, monkeypatch)
+    assert again.steps == whole.steps and steps == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state.1", "state.2", "state.3"]

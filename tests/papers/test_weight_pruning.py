@@ -1,7 +1,6 @@
 """Han et al., NIPS 2015: masks against NumPy and torch, the scan, the plan, and the loop of pruning and retraining."""
 
 import copy
-import itertools
 import math
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch.nn.utils import prune
 from course_lib import data, models
 from course_lib.papers import weight_pruning as paper
 from course_lib.training import evaluate
+from tests.resumption import resumed
 
 pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
 
@@ -208,7 +208,6 @@ def test_masks_that_do_not_fit_are_refused(trained):
 
 def test_a_loop_that_was_interrupted_ends_as_one_that_was_not(trained, splits, monkeypatch, tmp_path):
     """Each call of `fit` has a file of its own; finished rounds are read from theirs."""
-    from course_lib import training
 
     def loop(**more):
         return paper.iterative_prune(
@@ -216,20 +215,6 @@ def test_a_loop_that_was_interrupted_ends_as_one_that_was_not(trained, splits, m
             lr=0.02, progress=False, **more,
         )  # fmt: skip
 
-    whole, step, steps = loop(), training._step, itertools.count(1)
-
-    def interrupted(*arguments):
-        if next(steps) == 11:
-            raise KeyboardInterrupt
-        return step(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            loop(resume_from=tmp_path / "state")
-    left = itertools.count(1)
-    monkeypatch.setattr(training, "_step", lambda *arguments: next(left) and step(*arguments))
-    again = loop(resume_from=tmp_path / "state")
-    assert all(torch.equal(value, whole.model.state_dict()[name]) for name, value in again.model.state_dict().items())
-    assert again.rounds == whole.rounds and next(left) - 1 == 6 * 4 - 8
+    whole, again, steps = resumed(loop, 11, tmp_path, monkeypatch)
+    assert again.rounds == whole.rounds and steps == 6 * 4 - 8
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"state.{call}" for call in range(1, 6)]
