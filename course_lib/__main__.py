@@ -16,7 +16,7 @@ MISTAKES = (ValueError, OSError, RuntimeError, ModuleNotFoundError)  # told in a
 
 def data(arguments: argparse.Namespace) -> int:
     """Fetches data sets."""
-    from course_lib.download import command
+    from course_lib.data.download import command
 
     return command(arguments.names, arguments.root)
 
@@ -63,7 +63,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
 def compress(arguments: argparse.Namespace) -> int:
     """Compresses a pruned checkpoint: quantizes what survives, codes it, writes one small file."""
-    from course_lib import convert
+    from course_lib.commands import convert
 
     convert.compress(arguments.checkpoint, arguments.out, arguments.bits, arguments.index_bits, arguments.coder)
     return 0
@@ -71,7 +71,7 @@ def compress(arguments: argparse.Namespace) -> int:
 
 def decompress(arguments: argparse.Namespace) -> int:
     """Turns a compressed file back into a checkpoint."""
-    from course_lib import convert
+    from course_lib.commands import convert
 
     convert.decompress(arguments.file, arguments.out)
     return 0
@@ -79,7 +79,7 @@ def decompress(arguments: argparse.Namespace) -> int:
 
 def inspect(arguments: argparse.Namespace) -> int:
     """Prints what each tensor takes in a compressed file: bits, gaps, entropy."""
-    from course_lib import convert
+    from course_lib.commands import convert
 
     convert.inspect(arguments.file)
     return 0
@@ -87,14 +87,14 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 def results(arguments: argparse.Namespace) -> int:
     """Brings README's tables and pictures in step with the recorded rows and the notebooks."""
-    from course_lib.front_page import command
+    from course_lib.commands.front_page import command
 
     return command()
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Executes the notebooks headless."""
-    from course_lib.execute import command
+    from course_lib.commands.execute import command
 
     print(f"scale {scale.name()}")
     return min(1, command(arguments.only, in_place=arguments.in_place))
@@ -130,7 +130,7 @@ def grade(arguments: argparse.Namespace) -> int:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Says what is installed and at hand, and how to mend what is not."""
-    from course_lib.doctor import command
+    from course_lib.commands.doctor import command
 
     return command()
 

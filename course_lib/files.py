@@ -1,10 +1,12 @@
-"""Files that are never half-written: write aside, then rename."""
+"""Where the course lies, and files that are never half-written: write aside, then rename."""
 
 import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent  # of the project: notebooks/, course_lib/, data/, tests/
 
 
 @contextlib.contextmanager

@@ -20,7 +20,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-CHECKPOINTS = Path(__file__).resolve().parent.parent / "data" / "checkpoints"
+from course_lib.files import ROOT
+
+CHECKPOINTS = ROOT / "data" / "checkpoints"
 
 
 def build(name: str, num_classes: int = 10) -> nn.Module:

@@ -12,6 +12,10 @@ SCALES = ("smoke", "lesson", "paper")
 T = TypeVar("T")
 
 
+class StandInWarning(UserWarning):
+    """A stand-in is in use although real data was asked for."""
+
+
 def name() -> str:
     """The scale in force. Raises ValueError when COURSE_SCALE holds anything but the three names."""
     scale = os.environ.get("COURSE_SCALE", "lesson")

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from course_lib import data, download, stand_ins
-from course_lib.data import Split
-from course_lib.stand_ins import StandInWarning
+from course_lib import data
+from course_lib.data import Split, download, stand_ins
+from course_lib.scale import StandInWarning
 from tests import old_pickle
 
 SHA256 = {

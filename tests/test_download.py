@@ -22,7 +22,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from course_lib import download, files, transfer
+from course_lib import files
+from course_lib.data import download, transfer
 from tests import old_pickle
 from tests.http_server import Server, serving
 from tests.processes import kill, wait_until

@@ -8,7 +8,7 @@ import pytest
 from nbformat.v4 import new_markdown_cell, new_notebook
 from PIL import Image
 
-from course_lib import front_page
+from course_lib.commands import front_page
 from course_lib.experiments import runner
 
 

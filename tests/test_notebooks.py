@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_lib import execute
+from course_lib.commands import execute
 
 pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
 

@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 
 import course_lib
 from course_lib import __main__ as command_line
-from course_lib import doctor
+from course_lib.commands import doctor
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -193,7 +193,7 @@ def test_scale_on_the_command_line_wins_over_the_environment(monkeypatch):
     monkeypatch.setenv("COURSE_SCALE", "nonsense")
     assert command_line.main(["run", "--only", "99"]) == 2
     seen = []
-    monkeypatch.setattr("course_lib.execute.command", lambda *_, **__: seen.append(os.environ["COURSE_SCALE"]) or 3)
+    monkeypatch.setattr("course_lib.commands.execute.command", lambda *_, **__: seen.append(os.environ["COURSE_SCALE"]) or 3)
     assert command_line.main(["run", "--scale", "lesson"]) == 1
     assert seen == ["lesson"]
 
@@ -205,10 +205,10 @@ def test_an_interrupt_and_a_bug_are_told_apart(monkeypatch, capsys):
     def stumble(*_, **__):
         raise TypeError
 
-    monkeypatch.setattr("course_lib.execute.command", stop)
+    monkeypatch.setattr("course_lib.commands.execute.command", stop)
     assert command_line.main(["run"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
-    monkeypatch.setattr("course_lib.execute.command", stumble)
+    monkeypatch.setattr("course_lib.commands.execute.command", stumble)
     with pytest.raises(TypeError):
         command_line.main(["run"])
 

@@ -19,8 +19,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from course_lib import coders, models, storage
-from course_lib.storage import CodedTensor, CompressedNetwork, CorruptFileError
+from course_lib import models, storage
+from course_lib.storage import CodedTensor, CompressedNetwork, CorruptFileError, coders
 
 CODERS = ("fixed", "huffman", "ans")
 PREFIX = struct.Struct("<4sBII")  # magic, version, length of the header, its CRC-32

@@ -22,8 +22,8 @@ import nbformat
 import psutil
 
 from course_lib.classroom import cells, examine
-from course_lib.classroom.sandbox import PACKAGE, Limits
-from course_lib.files import replacing
+from course_lib.classroom.sandbox import Limits
+from course_lib.files import ROOT, replacing
 
 GRACE = 60  # seconds beyond the submission's own: to start, to lay the notebook out, to clean up
 JOB, MERGED, OUTCOME, LOG = "job.json", "merged.json", "outcome.json", "log"
@@ -80,7 +80,7 @@ def _process(job: str) -> Iterator[tuple[subprocess.Popen, Path]]:
     folder.joinpath(JOB).write_text(job, encoding="utf-8")
     end, lifeline = os.pipe()
     _lifelines.add(lifeline)
-    environment = os.environ | dict(TMPDIR=str(folder), PYTHONPATH=str(PACKAGE.parent))
+    environment = os.environ | dict(TMPDIR=str(folder), PYTHONPATH=str(ROOT))
     command = [sys.executable, "-m", "course_lib.classroom", str(folder), str(end)]
     try:
         with (folder / LOG).open("wb") as log:

@@ -9,9 +9,10 @@ from nbgrader import utils
 
 from course_lib.classroom import cells
 from course_lib.classroom.gradebook import Course, load
-from course_lib.classroom.sandbox import NOTEBOOKS, PACKAGE
+from course_lib.classroom.sandbox import NOTEBOOKS
+from course_lib.files import ROOT
 
-BUILD = PACKAGE.parent / "build"
+BUILD = ROOT / "build"
 SECRETS = (("### BEGIN SOLUTION", "### END SOLUTION"), ("### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS"))
 
 

@@ -13,8 +13,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parent.parent
-NOTEBOOKS = PACKAGE.parent / "notebooks"
+from course_lib.files import ROOT
+
+NOTEBOOKS = ROOT / "notebooks"
 HOME = "/tmp/student"  # a kernel's working folder in the sandbox
 NOBODY = 65534  # the user and group that a sandbox runs as when root starts it
 MATPLOTLIB = f"{HOME}/.matplotlib"
@@ -79,7 +80,7 @@ def command(argv: list[str], limits: Limits, *, show: tuple[str, ...] = ()) -> l
 def _environment() -> dict[str, str]:
     """The whole environment in the sandbox; one thread of computation, since submissions run side by side."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    fixed = dict(PATH="/usr/bin:/bin", HOME=HOME, LANG="C.UTF-8", PYTHONPATH=str(PACKAGE.parent), PYTHONDONTWRITEBYTECODE="1")
+    fixed = dict(PATH="/usr/bin:/bin", HOME=HOME, LANG="C.UTF-8", PYTHONPATH=str(ROOT), PYTHONDONTWRITEBYTECODE="1")
     passed = {name: os.environ[name] for name in ("COURSE_SCALE", "COURSE_DATA") if name in os.environ}
     return fixed | dict.fromkeys(names, "1") | dict(COURSE_OFFLINE="1", MPLCONFIGDIR=MATPLOTLIB) | passed
 
@@ -87,7 +88,7 @@ def _environment() -> dict[str, str]:
 def _files(limits: Limits, show: tuple[str, ...]) -> list[str]:
     """Arguments that lay the file system out."""
     links = [path for path in SYSTEM if os.path.islink(path)]
-    visible = [path for path in SYSTEM if path not in links] + [str(PACKAGE), str(PACKAGE.parent / "data"), *show]
+    visible = [path for path in SYSTEM if path not in links] + [str(ROOT / "course_lib"), str(ROOT / "data"), *show]
     visible += [os.path.abspath(os.environ["COURSE_DATA"])] if "COURSE_DATA" in os.environ else []
     visible += [sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix)]
     arguments = ["--proc", "/proc", "--dev", "/dev"]

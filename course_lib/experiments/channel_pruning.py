@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from course_lib import data, features, models, surgery
+from course_lib import activations, data, models, surgery
 from course_lib.data import Split, Splits
 from course_lib.experiments import filter_pruning
 from course_lib.papers import channel_pruning as paper
@@ -219,8 +219,8 @@ def layers_of(model: nn.Module, names: Sequence[str], images: Tensor, positions:
 
 def _pairs(model: nn.Module, name: str, images: Tensor, positions: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     for number, batch in enumerate(images.split(paper.BATCH)):
-        sample = features.Sample(batch, positions, seed * 100_003 + number)
-        yield features.watch(model, {name: sample.pair}, batch)[name]
+        sample = activations.Sample(batch, positions, seed * 100_003 + number)
+        yield activations.watch(model, {name: sample.pair}, batch)[name]
 
 
 def ways_of_choosing(weight: Tensor, seen: paper.Moments, strongest: Tensor, keep: int) -> dict[str, Sequence[int] | Tensor]:

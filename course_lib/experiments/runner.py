@@ -27,11 +27,11 @@ from typing import Any
 
 import pandas as pd
 
-from course_lib import cluster, stand_ins
+from course_lib import cluster
 from course_lib import scale as scales
-from course_lib.files import replacing
+from course_lib.files import ROOT, replacing
 
-RESULTS = Path(__file__).resolve().parent.parent.parent / "data" / "results"
+RESULTS = ROOT / "data" / "results"
 # In the order in which the course tells them
 PAPERS = {
     "vector-quantization": "Gong 2014",
@@ -201,7 +201,7 @@ def _row(module: str, setting: dict, seed: int, scale: str, device: str, command
     where = _device(device)
     start = time.perf_counter()
     with warnings.catch_warnings():
-        warnings.simplefilter("error", stand_ins.StandInWarning)  # a row must not be of other data than it says
+        warnings.simplefilter("error", scale.StandInWarning)  # a row must not be of other data than it says
         figures = importlib.import_module(module).run(setting, seed=seed, scale=scale, device=where)
     return (
         setting

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from course_lib import cost, data, features, models, surgery
+from course_lib import activations, cost, data, models, surgery
 from course_lib.data import Split, Splits
 from course_lib.papers import channel_pruning
 from course_lib.papers import thinet as paper
@@ -221,7 +221,7 @@ def losses_from_few(
 def chosen_by_lasso(model: nn.Module, layer: str, keep: int, images: Tensor, *, positions: int = 10, seed: int = 0) -> Tensor:
     """(keep,) filters of a layer that channel pruning keeps, from all filters of the next layer at random positions."""
     name, _ = paper.reader(model, layer, images[:1])
-    inputs, outputs = features.watch(model, {name: features.Sample(images, positions, seed).pair}, images)[name]
+    inputs, outputs = activations.watch(model, {name: activations.Sample(images, positions, seed).pair}, images)[name]
     return channel_pruning.select_channels(inputs, model.get_submodule(name).weight.flatten(2), outputs, keep)
 
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from course_lib import cost, features, surgery
+from course_lib import activations, cost, surgery
 
 BATCH = 100  # images of a forward pass
 ROUNDING = 1e-12  # a variance that is less than this share of the mean square is none
@@ -294,7 +294,7 @@ def prune(
         _ascending(range(plan[name]) if isinstance(plan[name], Integral) else plan[name], name, source)
     ends = {name: end for name, end in residual_ends(model).items() if corrected and name in plan}
     original, pruned = (copy.deepcopy(model).eval() for _ in range(2))
-    batches = [features.Sample(batch, positions, seed * 100_003 + number) for number, batch in enumerate(images.split(BATCH))]
+    batches = [activations.Sample(batch, positions, seed * 100_003 + number) for number, batch in enumerate(images.split(BATCH))]
     wanted = [_outputs(original, plan, ends, batch) for batch in batches]  # all layers in one pass
     kept, shares = {}, {}
     for name, source in sources.items():
@@ -392,7 +392,7 @@ def inputs_of(model: nn.Module, layers: Iterable[str], example_input: Tensor) ->
     model = copy.deepcopy(model).eval()
     couplings = surgery.couplings(model, example_input)
     order: list[str] = []
-    with features.hooked(model, {name: partial(lambda name, *_: order.append(name), name) for name in couplings}):
+    with activations.hooked(model, {name: partial(lambda name, *_: order.append(name), name) for name in couplings}):
         model(example_input)
     for name in layers:
         if order.count(name) != 1:
@@ -479,27 +479,27 @@ def residual_target(outputs: Tensor, shortcut: Tensor, pruned_shortcut: Tensor, 
     return outputs + missing
 
 
-def _outputs(model: nn.Module, layers: Iterable[str], ends: Mapping[str, End], sample: features.Sample) -> dict[str, Tensor]:
+def _outputs(model: nn.Module, layers: Iterable[str], ends: Mapping[str, End], sample: activations.Sample) -> dict[str, Tensor]:
     """What layers and shortcuts say: name of the module -> (N, n)."""
     readers = {name: lambda _layer, _x, y: sample.at(y) for name in layers}
-    return features.watch(model, readers | {end.shortcut: _shortcut(end, sample) for end in ends.values()}, sample.images)
+    return activations.watch(model, readers | {end.shortcut: _shortcut(end, sample) for end in ends.values()}, sample.images)
 
 
 def _pair(
-    model: nn.Module, name: str, source: Source, end: End | None, sample: features.Sample, original: Mapping[str, Tensor]
+    model: nn.Module, name: str, source: Source, end: End | None, sample: activations.Sample, original: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """A layer's inputs in the network as it is pruned so far, (N, c, r p), and what it shall say, (N, n)."""
-    readers: dict[str, features.Reader] = {name: sample.patches}
+    readers: dict[str, activations.Reader] = {name: sample.patches}
     if end is not None:
         readers[end.shortcut] = _shortcut(end, sample)
-    seen, target = features.watch(model, readers, sample.images), original[name]
+    seen, target = activations.watch(model, readers, sample.images), original[name]
     if end is not None:
         norm = None if end.norm is None else model.get_submodule(end.norm)
         target = residual_target(target, original[end.shortcut], seen[end.shortcut], norm)
     return seen[name][:, source.columns].flatten(2), target
 
 
-def _shortcut(end: End, sample: features.Sample) -> features.Reader:
+def _shortcut(end: End, sample: activations.Sample) -> activations.Reader:
     return lambda _module, x, y: sample.at(x if end.is_block else y)
 
 

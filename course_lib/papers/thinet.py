@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from course_lib import cost, features, surgery
+from course_lib import activations, cost, surgery
 from course_lib.data import Split, Splits
 from course_lib.training import evaluate, fit, numbered
 
@@ -79,8 +79,8 @@ def channel_contributions(model: nn.Module, layer: str, images: Tensor, *, posit
     try:
         model.eval()
         for number, batch in enumerate(images.split(100)):
-            sample = features.Sample(batch, positions, seed * 100_003 + number)
-            shares = features.watch(model, {name: partial(_shares, sample, generator)}, batch)[name]  # (N K, inputs)
+            sample = activations.Sample(batch, positions, seed * 100_003 + number)
+            shares = activations.watch(model, {name: partial(_shares, sample, generator)}, batch)[name]  # (N K, inputs)
             rows.append(shares[:, columns].sum(2))  # (N K, C, r) -> (N K, C)
     finally:
         for module, mode in modes.items():
@@ -88,7 +88,7 @@ def channel_contributions(model: nn.Module, layer: str, images: Tensor, *, posit
     return torch.cat(rows)
 
 
-def _shares(sample: features.Sample, random: torch.Generator, layer: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:
+def _shares(sample: activations.Sample, random: torch.Generator, layer: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:
     """What each input channel of a layer contributes at random positions of random filters, (N K, c)."""
     patches = sample.patches(layer, inputs, outputs)  # (N K, c, p); of a dense layer (N, c, 1), the same for all its K
     patches = patches.repeat_interleave(len(inputs) * sample.positions // len(patches), dim=0)

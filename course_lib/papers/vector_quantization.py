@@ -21,9 +21,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from course_lib.coders import pack_bits, unpack_bits
 from course_lib.files import replacing
 from course_lib.kmeans import code_type, kmeans, kmeans_1d, look_up
+from course_lib.storage.coders import pack_bits, unpack_bits
 
 WEIGHT_BITS = 32  # of a plain weight, and of a number in a codebook
 

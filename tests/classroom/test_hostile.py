@@ -15,7 +15,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from course_lib.classroom import grade
-from course_lib.classroom.sandbox import PACKAGE, Limits
+from course_lib.classroom.sandbox import Limits
+from course_lib.files import ROOT
 from tests.classroom.mini import RIGHT, UNIT, by_id, mini, needs_bwrap, submission, write
 
 LIMITS = Limits(memory=1 << 30, processes=40, disk=16 << 20, output=1 << 18, cell_seconds=5, seconds=90)
@@ -133,8 +134,8 @@ def hand_in(folder: Path, out: Path, notebooks: Path, port: int) -> None:
     """Writes the submissions of all students."""
     write(submission(), folder / "ada.ipynb")
     places = [out / "gradebook.db", folder / "ada.ipynb", notebooks / f"{UNIT}.ipynb", Path(__file__), out]
-    outside = [out / "marks.txt", PACKAGE / "scale.py", PACKAGE.parent / "data" / "mine", "/etc/mine", "/usr/mine", "/mine"]
-    reads = READS.format(places=[str(p) for p in places], root=repr(str(PACKAGE.parent)))
+    outside = [out / "marks.txt", ROOT / "course_lib" / "scale.py", ROOT / "data" / "mine", "/etc/mine", "/usr/mine", "/mine"]
+    reads = READS.format(places=[str(p) for p in places], root=repr(str(ROOT)))
     writes = WRITES.format(places=[str(p) for p in outside])
     write(submission(WRONG, reads + writes + CALLS.format(port=port)), folder / "probes.ipynb")
     for student, (given, *_) in ATTACKS.items():

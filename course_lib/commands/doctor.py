@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-ROOT = Path(__file__).resolve().parent.parent
+from course_lib.files import ROOT
+
 INSTALL = "make lab, or pip install -e .[test]"
 
 

@@ -17,10 +17,6 @@ import numpy as np
 TRAIN = 4_000
 
 
-class StandInWarning(UserWarning):
-    """A stand-in is in use although real data was asked for."""
-
-
 @functools.cache
 def mnist_5k() -> tuple[np.ndarray, ...]:
     """uint8 train images (4000, 1, 28, 28), labels (4000,), test images (1000, 1, 28, 28), labels (1000,)."""

@@ -11,9 +11,8 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-from course_lib.files import replacing
+from course_lib.files import ROOT, replacing
 
-ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "build" / "notebooks"
 LONGEST_CELL = 15  # lines of code that a reader takes in at a glance

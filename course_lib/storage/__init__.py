@@ -30,8 +30,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from course_lib.coders import CODERS, Coder, entropy
 from course_lib.files import replacing
+from course_lib.storage.coders import CODERS, Coder, entropy
 
 MAGIC, VERSION = b"CNET", 1
 PREFIX = struct.Struct("<4sBII")

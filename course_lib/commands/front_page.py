@@ -13,11 +13,10 @@ import nbformat
 import pandas as pd
 from PIL import Image
 
-from course_lib import plots
 from course_lib.experiments import runner
-from course_lib.files import replacing
+from course_lib.files import ROOT, replacing
+from course_lib.notebook import plots
 
-ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- results: (?P<paper>[\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 PICTURE = "front-page"  # the tag of the cell whose figure README shows
 IMAGES = Path("notebooks/images")

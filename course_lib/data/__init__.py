@@ -1,7 +1,7 @@
 """Data sets as tensors that live on the device: MNIST, CIFAR-10, and stand-ins that need no download.
 
 These sets fit in memory, so there are no worker processes and no copy per batch. Where the files come from is
-`course_lib.download`'s business; data/README.md tells what they and the stand-ins are.
+`course_lib.data.download`'s business; data/README.md tells what they and the stand-ins are.
 """
 
 import contextlib
@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_lib import scale, stand_ins
-from course_lib.download import FILES, FOLDERS, Unavailable, fetch, root_folder, unpickled
+from course_lib import scale
+from course_lib.data import stand_ins
+from course_lib.data.download import FILES, FOLDERS, Unavailable, fetch, root_folder, unpickled
+from course_lib.data.transfer import problem
 from course_lib.files import replacing
-from course_lib.transfer import problem
 
 REAL = {"mnist": "mnist-5k", "cifar10": "mnist-m"}  # data set -> its stand-in
 CLASSES = {
@@ -88,7 +89,7 @@ def load(
     """A data set as normalised tensors on `device`.
 
     Real data that is absent is fetched first. At smoke scale, or where it cannot be had, the stand-in comes instead; in
-    the second case with a `stand_ins.StandInWarning` that says why and what to do.
+    the second case with a `scale.StandInWarning` that says why and what to do.
 
     Args:
         name: 'mnist', 'cifar10', or a stand-in by its own name: 'mnist-5k', 'mnist-m'.
@@ -115,7 +116,7 @@ def load(
             if scale.name() == "paper":
                 raise RuntimeError(f"{name} is not at hand ({reason}), and paper scale refuses stand-ins; {advice}") from reason
             message = f"{name} is not at hand ({reason}): using the stand-in {REAL[name]}; {advice}"
-            warnings.warn(message, stand_ins.StandInWarning, stacklevel=2)
+            warnings.warn(message, scale.StandInWarning, stacklevel=2)
             return _stand_in(name, str(reason), device)
     return _splits(find(name, root)(root), name, name, device)
 

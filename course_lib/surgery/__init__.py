@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from course_lib import zeroing
 from course_lib.files import replacing
-from course_lib.wiring import CUTTABLE, Coupling, Member, Wiring, is_plain
-from course_lib.zeroing import STATISTICS
+from course_lib.surgery import zeroing
+from course_lib.surgery.wiring import CUTTABLE, Coupling, Member, Wiring, is_plain
+from course_lib.surgery.zeroing import STATISTICS
 
 __all__ = [
     "CUTTABLE",

@@ -13,7 +13,7 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from course_lib.channel_maps import channel_padding, map_concat, map_padding, map_reshape, map_split
+from course_lib.surgery.channel_maps import channel_padding, map_concat, map_padding, map_reshape, map_split
 
 CUTTABLE = (nn.Linear, nn.Conv2d)
 LIMIT = 5_000_000  # pairs of channels followed for one layer; a network of ordinary layers needs a hundredth of that

@@ -27,8 +27,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from course_lib.files import replacing
-from course_lib.transfer import OutOfTime, Unavailable, download, problem, seconds_left
+from course_lib.data.transfer import OutOfTime, Unavailable, download, problem, seconds_left
+from course_lib.files import ROOT, replacing
 
 # What lands: the folder below the data root, and the MD5 of each file in it
 FOLDERS = {"mnist": Path("MNIST/raw"), "cifar10": Path("cifar-10-batches-bin")}
@@ -75,7 +75,7 @@ CIFAR10_MIRRORS = (
 
 def root_folder(root: str | Path | None = None) -> Path:
     """The data root: the argument, else COURSE_DATA, else `data/` beside the package."""
-    return Path(root or os.environ.get("COURSE_DATA") or Path(__file__).resolve().parent.parent / "data")
+    return Path(root or os.environ.get("COURSE_DATA") or ROOT / "data")
 
 
 def command(names: Sequence[str] = (), root: str | Path | None = None) -> int:

@@ -17,8 +17,9 @@ from IPython import get_ipython
 from IPython.display import Markdown, display
 from torch import nn
 
-from course_lib import data, models, plots, scale, stand_ins
+from course_lib import data, models, scale
 from course_lib.data import Splits
+from course_lib.notebook import plots
 
 INTERRUPTED = (
     "You interrupted this cell before it was done. Nothing half-done was kept: "
@@ -56,7 +57,7 @@ def start(dataset: str = "mnist", seed: int = 0) -> Environment:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plots.use_style()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stand_ins.StandInWarning)  # the banner says it, louder
+        warnings.simplefilter("ignore", scale.StandInWarning)  # the banner says it, louder
         splits = data.load(dataset, device=device, patience=60)
     if splits.is_stand_in:
         display(_banner(splits))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from course_lib.wiring import CUTTABLE, Member, one_line
+from course_lib.surgery.wiring import CUTTABLE, Member, one_line
 
 # Relative to the largest output. float32 takes half the time and memory; what is neither equal nor clearly different in it is
 # computed again in float64
