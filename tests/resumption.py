@@ -16,7 +16,7 @@ def resumed(loop: Callable[..., Any], step: int, folder: Path, monkeypatch: pyte
 
     Both networks are asserted to be the same to the last bit; `loop` takes `resume_from`, and has its files in `folder`.
     """
-    whole, original, steps = loop(), training._step, itertools.count(1)
+    whole, original, steps = loop(), training.fitting._step, itertools.count(1)
 
     def interrupted(*arguments):
         if next(steps) == step:
@@ -24,12 +24,12 @@ def resumed(loop: Callable[..., Any], step: int, folder: Path, monkeypatch: pyte
         return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_step", interrupted)
+        patch.setattr(training.fitting, "_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             loop(resume_from=folder / "state")
     left = itertools.count(1)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_step", lambda *arguments: next(left) and original(*arguments))
+        patch.setattr(training.fitting, "_step", lambda *arguments: next(left) and original(*arguments))
         again = loop(resume_from=folder / "state")
     expected = whole.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())

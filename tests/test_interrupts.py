@@ -36,7 +36,7 @@ if __name__ == "__main__":  # a shell's background job begins with the signal ig
     signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 models.CHECKPOINTS = Path("checkpoints").resolve()
-step, steps, load, at, names = training._step, itertools.count(1), data.load, 1, {}
+step, steps, load, at, names = training.fitting._step, itertools.count(1), data.load, 1, {}
 
 def wait_for_the_signal():
     print("training", flush=True)
@@ -52,7 +52,7 @@ def few(name, **settings):
     train, test = splits.train.take(64), splits.test.take(50)
     return dataclasses.replace(splits, train=train, test=test, name=names.get(splits.name, splits.name))
 
-training._step, data.load = marked, few
+training.fitting._step, data.load = marked, few
 """
 SERVE = """
 for line in sys.stdin:
@@ -269,11 +269,11 @@ def test_reproduce_ends_with_130_and_without_rows(tmp_path):
 CELLS = {
     "start": "from course_lib import notebook, training\nenv = notebook.start()",
     "train": """
-step = training._step
+step = training.fitting._step
 def marked(*arguments):
     print("training", flush=True)
     return step(*arguments)
-training._step = marked
+training.fitting._step = marked
 model = env.baseline("lenet-300-100")
 history = training.fit(model, env.splits, epochs=10_000, progress=False)
 """,

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from course_lib import augmentation, models, training
+from course_lib import masks, models, training
 from course_lib.data import Split, Splits
 
 
@@ -87,12 +87,13 @@ def test_the_callers_random_state_is_left_alone(splits):
 
 def test_masked_weights_never_move_whatever_momentum_and_penalties_do(splits):
     model = fresh("lenet-5")
-    masks = {n: torch.rand(p.shape) < 0.3 for n, p in model.named_parameters() if p.dim() > 1}
-    training.fit(model, splits, epochs=2, masks=masks, l1=1e-3, weight_decay=1e-2, **QUIET)
+    kept = {n: torch.rand(p.shape) < 0.3 for n, p in model.named_parameters() if p.dim() > 1}
+    with masks.holding(model, kept):
+        training.fit(model, splits, epochs=2, l1=1e-3, weight_decay=1e-2, **QUIET)
     for name, parameter in model.named_parameters():
-        if name in masks:
-            assert (parameter[~masks[name]] == 0).all()
-            assert (parameter[masks[name]] != 0).all()
+        if name in kept:
+            assert (parameter[~kept[name]] == 0).all()
+            assert (parameter[kept[name]] != 0).all()
 
 
 def test_torch_prune_is_honoured(splits):
@@ -137,7 +138,7 @@ def test_one_step_with_both_penalties_equals_the_formula_in_numpy(splits):
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int, late: bool = False) -> None:
     """Ctrl-C at a step of SGD, before it or just after."""
-    steps, original = itertools.count(1), training._step
+    steps, original = itertools.count(1), training.fitting._step
 
     def interrupted(*arguments):
         done = original(*arguments) if late else None
@@ -145,16 +146,15 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int, late: bool = Fals
             raise KeyboardInterrupt
         return done if late else original(*arguments)
 
-    monkeypatch.setattr(training, "_step", interrupted)
+    monkeypatch.setattr(training.fitting, "_step", interrupted)
 
 
 def test_an_interrupt_leaves_fit_and_leaves_the_model_in_order(splits, monkeypatch, tmp_path):
     model = fresh("lenet-5")
     mask = torch.rand(model.fc1.weight.shape) < 0.5
     interrupt_at(monkeypatch, 8, late=True)  # in the second epoch, between the step and the masks
-    arguments = dict(masks={"fc1.weight": mask}, frozen=["conv1"], resume_from=tmp_path / "state.pt", **QUIET)
-    with pytest.raises(KeyboardInterrupt):
-        training.fit(model, splits, epochs=5, **arguments)
+    with pytest.raises(KeyboardInterrupt), masks.holding(model, {"fc1.weight": mask}):
+        training.fit(model, splits, epochs=5, frozen=["conv1"], resume_from=tmp_path / "state.pt", **QUIET)
     assert not any(module.training for module in model.modules())
     assert all(parameter.requires_grad and parameter.is_contiguous() for parameter in model.parameters())
     assert (model.fc1.weight[~mask] == 0).all()
@@ -237,11 +237,11 @@ def test_what_fit_and_evaluate_compute_in(monkeypatch):
     on_gpu = SimpleNamespace(is_cuda=True, dim=lambda: 4)
     here = torch.zeros(2, 1, 28, 28)
     convolutions, dense = fresh("lenet-5"), fresh("lenet-300-100")
-    assert training._arithmetic(convolutions, on_gpu) == (torch.bfloat16, torch.channels_last)
-    assert training._arithmetic(dense, on_gpu) == (torch.bfloat16, torch.contiguous_format)
-    assert training._arithmetic(convolutions, on_gpu, torch.float32) == (torch.float32, torch.channels_last)
-    assert training._arithmetic(convolutions, here) == (torch.float32, torch.channels_last)
-    assert training._arithmetic(convolutions, here.flatten(1)) == (torch.float32, torch.contiguous_format)
+    assert training.fitting._arithmetic(convolutions, on_gpu) == (torch.bfloat16, torch.channels_last)
+    assert training.fitting._arithmetic(dense, on_gpu) == (torch.bfloat16, torch.contiguous_format)
+    assert training.fitting._arithmetic(convolutions, on_gpu, torch.float32) == (torch.float32, torch.channels_last)
+    assert training.fitting._arithmetic(convolutions, here) == (torch.float32, torch.channels_last)
+    assert training.fitting._arithmetic(convolutions, here.flatten(1)) == (torch.float32, torch.contiguous_format)
 
 
 def test_evaluate_computes_on_the_cpu_in_what_it_is_given(splits):
@@ -270,7 +270,7 @@ training.fit(model, splits, epochs=6, lr=0.05, augment="shift", resume_from={res
 torch.save(model.state_dict(), {out!r})
 """
 STOP_AFTER_TWO = """
-from course_lib import resuming
+from course_lib.training import resuming
 stored = resuming.store
 def store(path, model, optimizer, settings, epochs):
     stored(path, model, optimizer, settings, epochs)
@@ -321,19 +321,20 @@ def test_a_resume_file_of_another_run_or_a_damaged_one_is_refused(splits, tmp_pa
 
 
 def test_a_resume_with_other_masks_or_precision_or_shapes_is_refused(splits, tmp_path):
-    path, masks = tmp_path / "state.pt", {"fc1.weight": torch.rand(300, 784) < 0.5}
+    path, half = tmp_path / "state.pt", {"fc1.weight": torch.rand(300, 784) < 0.5}
 
-    def resume(model: nn.Module | None = None, **changes):
-        arguments = dict(epochs=1, resume_from=path, masks=masks, precision=torch.bfloat16) | QUIET
-        return training.fit(model or fresh(), splits, **arguments | changes)
+    def resume(model: nn.Module | None = None, kept: dict[str, torch.Tensor] = half, precision=torch.bfloat16):
+        model = model or fresh()
+        with masks.holding(model, kept):
+            return training.fit(model, splits, epochs=1, resume_from=path, precision=precision, **QUIET)
 
     resume()
     for changes, differing in [
-        (dict(masks={"fc1.weight": ~masks["fc1.weight"]}), "mask of fc1.weight: '[0-9a-f]{16}' there, '[0-9a-f]{16}' here"),
-        (dict(masks=None), "mask of fc1.weight: '[0-9a-f]{16}' there, None here"),
-        (dict(masks=masks | {"fc3.weight": torch.ones(10, 100).bool()}), "mask of fc3.weight: None there, '[0-9a-f]{16}' here"),
+        (dict(kept={"fc1.weight": ~half["fc1.weight"]}), "mask of fc1.weight: '[0-9a-f]{16}' there, '[0-9a-f]{16}' here"),
+        (dict(kept={}), "mask of fc1.weight: '[0-9a-f]{16}' there, None here"),
+        (dict(kept=half | {"fc3.weight": torch.ones(10, 100).bool()}), "mask of fc3.weight: None there, '[0-9a-f]{16}' here"),
         (dict(precision=None), "precision: 'torch.bfloat16' there, 'torch.float32' here"),
-        (dict(model=models.build("lenet-5"), masks=None), r"shape of conv1.weight: None there, \(20, 1, 5, 5\) here"),
+        (dict(model=models.build("lenet-5"), kept={}), r"shape of conv1.weight: None there, \(20, 1, 5, 5\) here"),
     ]:
         with pytest.raises(ValueError, match=differing):
             resume(**changes)
@@ -348,7 +349,7 @@ def test_the_default_precision_is_stored_as_what_it_stands_for(splits, tmp_path)
 
 def test_shifts_move_whole_images_and_nothing_else():
     images = torch.arange(28.0 * 28).view(1, 1, 28, 28).expand(200, 1, 28, 28)
-    shifted = augmentation.augmented(images, "shift", torch.Generator().manual_seed(0))
+    shifted = training.augmentation.augmented(images, "shift", torch.Generator().manual_seed(0))
     padded = np.pad(images[0, 0].numpy(), 2, mode="reflect")
     places = [padded[d : d + 28, r : r + 28] for d in range(5) for r in range(5)]
     found = {next(i for i, place in enumerate(places) if np.array_equal(place, image)) for image in shifted[:, 0].numpy()}
@@ -358,7 +359,7 @@ def test_shifts_move_whole_images_and_nothing_else():
 def test_crop_flip_mirrors_about_half():
     images = torch.zeros(2000, 3, 32, 32)
     images[..., 12:20, 6:8] = 1  # left of the middle, beyond the reach of shift and reflection
-    out = augmentation.augmented(images, "crop-flip", torch.Generator().manual_seed(0))
+    out = training.augmentation.augmented(images, "crop-flip", torch.Generator().manual_seed(0))
     right = (out[..., 16:].sum((1, 2, 3)) > out[..., :16].sum((1, 2, 3))).float().mean()
     assert 0.45 < right < 0.55
 
@@ -370,9 +371,6 @@ def test_crop_flip_mirrors_about_half():
         (dict(epochs=1, schedule="cosine"), "'constant', 'linear', 'one-cycle'"),
         (dict(epochs=1, augment="mirror"), "'shift', 'crop-flip'"),
         (dict(epochs=1, frozen=["fc9"]), "fc9.*fc1"),
-        (dict(epochs=1, masks={"fc9.weight": torch.ones(1, dtype=torch.bool)}), "fc9.weight.*fc1.weight"),
-        (dict(epochs=1, masks={"fc1.weight": torch.ones(784, 300, dtype=torch.bool)}), r"\(784, 300\).*\(300, 784\)"),
-        (dict(epochs=1, masks={"fc1.weight": torch.ones(300, 784)}), "float32.*torch.bool"),
         (dict(epochs=1, l1=-1), "l1 is -1"),
     ],
 )
@@ -383,9 +381,9 @@ def test_bad_arguments_say_what_is_allowed(splits, arguments, message):
 
 def test_evaluate_refuses_nothing_to_evaluate(splits):
     empty = Split(splits.test.images[:0], splits.test.labels[:0])
-    with pytest.raises(ValueError, match="no examples"):
+    with pytest.raises(ValueError, match="batches holds no images"):
         training.evaluate(fresh(), empty)
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(ValueError, match="size is 0"):
         training.evaluate(fresh(), splits.test, 0)
 
 
@@ -421,7 +419,8 @@ def test_cuda_the_callers_random_state_is_left_alone_and_masks_hold(splits):
     torch.cuda.manual_seed(5)
     expected = torch.rand(3, device="cuda")
     torch.cuda.manual_seed(5)
-    training.fit(model, there, epochs=1, masks={"fc1.weight": mask}, l1=1e-4, **QUIET)
+    with masks.holding(model, {"fc1.weight": mask}):
+        training.fit(model, there, epochs=1, l1=1e-4, **QUIET)
     assert torch.equal(torch.rand(3, device="cuda"), expected)
     assert (model.fc1.weight[~mask.cuda()] == 0).all()
 
@@ -441,7 +440,7 @@ def test_cuda_a_resume_file_says_bfloat16_and_is_taken_up(splits, tmp_path):
 def test_our_sgd_is_torchs_without_the_import_of_the_compiler():
     """The same bits as torch's own optimizer, and `torch._dynamo`, which takes seconds to import, is not loaded by `fit`."""
     steps = []
-    for kind in (training._SGD, torch.optim.SGD):
+    for kind in (training.fitting._SGD, torch.optim.SGD):
         torch.manual_seed(0)
         layer = nn.Linear(30, 20)
         optimizer = kind(layer.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3, fused=True)

@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +17,26 @@ from torch import Tensor
 
 from course_lib import scale
 from course_lib.data import stand_ins
+from course_lib.data.batches import Batches, Split, batched, example
 from course_lib.data.download import FILES, FOLDERS, Unavailable, fetch, root_folder, unpickled
 from course_lib.data.transfer import problem
 from course_lib.files import replacing
+
+__all__ = [
+    "CLASSES",
+    "DamagedDataError",
+    "Batches",
+    "REAL",
+    "STATISTICS",
+    "Split",
+    "Splits",
+    "batched",
+    "denormalise",
+    "example",
+    "find",
+    "load",
+    "normalise",
+]
 
 REAL = {"mnist": "mnist-5k", "cifar10": "mnist-m"}  # data set -> its stand-in
 CLASSES = {
@@ -37,25 +53,6 @@ STATISTICS = {
 }
 
 Arrays = tuple[np.ndarray, ...]  # train images (N, C, height, width), labels (N,), test images, labels; all uint8
-
-
-class Split(NamedTuple):
-    """Images and their labels; unpacks as `images, labels = split`."""
-
-    images: Tensor  # (N, C, height, width) float32, normalised
-    labels: Tensor  # (N,) int64
-
-    def take(self, count: int, seed: int = 0) -> "Split":
-        """`count` examples drawn without replacement; all of them where there are not more.
-
-        Raises:
-            ValueError: `count` is negative.
-        """
-        if count < 0:
-            raise ValueError(f"count is {count}; allowed are 0 and more")
-        chosen = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(seed))[:count]
-        chosen = chosen.to(self.labels.device)
-        return Split(self.images[chosen], self.labels[chosen])
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def seconds(loop, splits: data.Splits) -> float:
 def arithmetic_alone(splits: data.Splits) -> None:
     """As many steps on one batch: what any loop must spend, wherever its images come from."""
     model = models.build("lenet-300-100").train()
-    optimizer = training._optimizer(model, [], 0.05, 0.9, 5e-4)
+    optimizer = training.fitting._optimizer(model, [], 0.05, 0.9, 5e-4)
     images, labels = splits.train.images[:BATCH], splits.train.labels[:BATCH]
     for _ in range(-(-len(splits.train.labels) // BATCH)):
         loss = F.cross_entropy(model(images), labels)

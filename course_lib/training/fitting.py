@@ -1,4 +1,4 @@
-"""Training and evaluation on data that already lies on the device.
+"""Evaluation, and training on data that already lies on the device.
 
 The same code serves CPU and CUDA; on CUDA it computes in bfloat16 and lays images out channels-last. Two calls with the
 same seed on the same CPU give the same bits, and so does a call that was killed and resumed.
@@ -7,9 +7,8 @@ same seed on the same CPU give the same bits, and so does a call that was killed
 import contextlib
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from course_lib import augmentation, resuming
-from course_lib.data import Split, Splits
+from course_lib import masks
+from course_lib.data import Batches, Split, Splits, batched
+from course_lib.modes import evaluating
+from course_lib.training import augmentation, resuming
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     # progress in [0, 1] -> factor on the learning rate
@@ -43,34 +44,27 @@ class History:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split, batch_size: int = 1000) -> float:
-    """Accuracy in [0, 1] on a split; computed in evaluation mode, the mode is put back afterwards, also after an error.
+def evaluate(model: nn.Module, batches: Batches, batch_size: int = 1000) -> float:
+    """Return the accuracy in [0, 1]; computed in evaluation mode, the mode is put back afterwards, also after an error.
 
     On CUDA it computes as `fit` does, in bfloat16 and channels-last; on the CPU in the dtype and layout of the arguments.
 
     Args:
-        model: maps images (N, C, height, width) to scores (N, classes); on the device of the split.
-        split: images and labels.
-        batch_size: images at a time.
+        model: maps images (N, C, height, width) to scores (N, classes).
+        batches: a split, a DataLoader or a list of (images, labels); moved to the model's device batch by batch.
+        batch_size: images at a time, of a split.
 
     Raises:
-        ValueError: an empty split, or a batch size below 1.
+        ValueError: batches without images, or a batch size below 1.
     """
-    if len(split.labels) == 0:
-        raise ValueError("split has no examples; there is nothing to evaluate on")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; allowed are 1 and above")
-    score = partial(_scores, model, how=_arithmetic(model, split.images)) if split.images.is_cuda else model
-    correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
-            correct += (score(images).argmax(1) == labels).sum()
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    return correct.item() / len(split.labels)
+    device = next((p.device for p in model.parameters()), None)
+    right = seen = 0
+    with evaluating(model):
+        for images, labels in batched(batches, batch_size, device):
+            scores = _scores(model, images, _arithmetic(model, images)) if images.is_cuda else model(images)
+            right += (scores.argmax(1) == labels).sum()
+            seen += len(labels)
+    return int(right) / seen
 
 
 def fit(
@@ -85,7 +79,6 @@ def fit(
     l1: float = 0.0,
     batch_size: int = 128,
     augment: str | None = None,
-    masks: Mapping[str, Tensor] | None = None,
     frozen: Sequence[str] = (),
     precision: torch.dtype | None = None,
     seed: int = 0,
@@ -105,7 +98,6 @@ def fit(
         l1: L1 penalty on the same parameters: its subgradient l1 * sign(w) joins the gradient.
         batch_size: images a step; the last step of an epoch may have fewer.
         augment: None, 'shift' (by up to 2 pixels) or 'crop-flip' (shift by up to 4 pixels, mirror half of the images).
-        masks: parameter name -> bool tensor of its shape, True where a weight is kept. The others are zero after every step.
         frozen: names of modules that stay as they are, statistics of batch norm included.
         precision: the dtype of autocast; default bfloat16 on CUDA, float32 on the CPU.
         seed: decides order, augmentation and dropout, anew in every epoch.
@@ -115,26 +107,24 @@ def fit(
 
     Returns:
         The history. Nothing comes back from a run that was interrupted: KeyboardInterrupt leaves `fit`, the model is in
-        evaluation mode with whatever weights it had by then, its masked weights zero, and `resume_from` holds the last whole
-        epoch.
+        evaluation mode with whatever weights it had by then, and `resume_from` holds the last whole epoch.
 
     Raises:
-        ValueError: an argument out of its range, an unknown name, a mask of the wrong shape, or a resume file of another run.
+        ValueError: an argument out of its range, an unknown name, or a resume file of another run.
     """
-    masks, images = dict(masks or {}), splits.train.images
+    images = splits.train.images
     settings: dict[str, Any] = dict(
         epochs=epochs, lr=lr, schedule=schedule, momentum=momentum, weight_decay=weight_decay, l1=l1, batch_size=batch_size,
         augment=augment, frozen=list(frozen), seed=seed, examples=len(splits.train.labels),
     )  # fmt: skip
-    _check(model, settings, masks)
+    _check(model, settings)
     how = _arithmetic(model, images, precision)
-    settings |= {"precision": str(how[0])} | (resuming.identity(model, masks) if resume_from is not None else {})
+    settings |= {"precision": str(how[0])} | (resuming.identity(model, masks.held(model)) if resume_from is not None else {})
     stored = resuming.stored(resume_from, settings, images.device)
     steps = -(-len(splits.train.labels) // batch_size)
-    with _training(model, frozen, masks, how[1]) as masked:
+    with _training(model, frozen, how[1]):
         optimizer = _optimizer(model, frozen, lr, momentum, weight_decay)
         history = History(resuming.restore(stored, model, optimizer))
-        _apply(masked)
         bar = tqdm(total=epochs * steps, initial=len(history.epochs) * steps, desc="training", leave=False, disable=not progress)
         with bar:
             for epoch in range(len(history.epochs), epochs):
@@ -146,7 +136,6 @@ def fit(
                     for group in optimizer.param_groups:
                         group["lr"] = rate
                     totals += _step(model, optimizer, x, y, how, l1)
-                    _apply(masked)
                     seen += len(y)
                     bar.update()
                     if bar.n % 20 == 0:  # reading a figure waits for the device
@@ -161,16 +150,6 @@ def fit(
                 if resume_from is not None:
                     resuming.store(resume_from, model, optimizer, settings, history.epochs)
     return history
-
-
-def numbered(settings: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Return the arguments of `fit` for one of several calls: `resume_from`, if it is given, gets the number as a suffix.
-
-    A loop that prunes and retrains calls `fit` more than once. With a file for each call, a loop that was interrupted and is
-    started again runs through the finished rounds without training and goes on in the one that was cut off.
-    """
-    path = settings.get("resume_from")
-    return dict(settings) if path is None else {**settings, "resume_from": f"{path}.{number}"}
 
 
 Arithmetic = tuple[torch.dtype, torch.memory_format]
@@ -234,22 +213,15 @@ def _optimizer(model: nn.Module, frozen: Sequence[str], lr: float, momentum: flo
     return _SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
 
 
-Masked = tuple[list[Tensor], list[Tensor]]
-
-
 @contextlib.contextmanager
-def _training(
-    model: nn.Module, frozen: Sequence[str], masks: Mapping[str, Tensor], layout: torch.memory_format
-) -> Iterator[Masked]:
-    """Training mode without the frozen modules; gives the masked weights and their masks, on the model's device.
+def _training(model: nn.Module, frozen: Sequence[str], layout: torch.memory_format) -> Iterator[None]:
+    """Training mode without the frozen modules.
 
-    Afterwards, however the block ends, masked weights are zero, the model is in evaluation mode and laid out as usual, what
-    was frozen can be trained again, and the random state is the caller's.
+    Afterwards, however the block ends, the model is in evaluation mode and laid out as usual, what was frozen can be trained
+    again, and the random state is the caller's.
     """
-    weights = dict(model.named_parameters())
-    masked = [weights[name] for name in masks], [mask.to(weights[name].device) for name, mask in masks.items()]
     still = [p for name in frozen for p in model.get_submodule(name).parameters() if p.requires_grad]
-    devices = {parameter.device for parameter in weights.values() if parameter.is_cuda}
+    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
     try:
         model.train().to(memory_format=layout)
         for name in frozen:
@@ -257,22 +229,14 @@ def _training(
         for parameter in still:
             parameter.requires_grad_(False)
         with torch.random.fork_rng(devices=list(devices)):  # by default it would wake every GPU
-            yield masked
+            yield
     finally:
         for parameter in still:
             parameter.requires_grad_(True)
-        _apply(masked)
         model.to(memory_format=torch.contiguous_format).eval()
 
 
-@torch.no_grad()
-def _apply(masked: Masked) -> None:
-    """Zeroes what is pruned. After the step, so that momentum and decay cannot move it either."""
-    if masked[0]:
-        torch._foreach_mul_(*masked)
-
-
-def _check(model: nn.Module, settings: dict[str, Any], masks: Mapping[str, Tensor]) -> None:
+def _check(model: nn.Module, settings: dict[str, Any]) -> None:
     allowed = {"schedule": tuple(SCHEDULES), "augment": (None, *augmentation.KINDS)}
     for name, values in allowed.items():
         if settings[name] not in values:
@@ -281,15 +245,6 @@ def _check(model: nn.Module, settings: dict[str, Any], masks: Mapping[str, Tenso
     for name, value in least.items():
         if settings[name] < value:
             raise ValueError(f"{name} is {settings[name]}; allowed are {value} and above")
-    parameters = dict(model.named_parameters())
-    for name, mask in masks.items():
-        if name not in parameters:
-            raise ValueError(f"masks names {name!r}; the model's parameters are {', '.join(parameters)}")
-        if mask.shape != parameters[name].shape or mask.dtype != torch.bool:
-            raise ValueError(
-                f"masks[{name!r}] is {mask.dtype} of shape {tuple(mask.shape)}; "
-                f"expected torch.bool of shape {tuple(parameters[name].shape)}"
-            )
     modules = {name for name, _ in model.named_modules() if name}
     for name in settings["frozen"]:
         if name not in modules:

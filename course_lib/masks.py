@@ -1,0 +1,86 @@
+"""Masks: which single weights are pruned, and how they stay exactly zero whatever trains the network.
+
+A mask is a bool tensor of its parameter's shape, True where a weight is kept; masks are keyed by parameter name.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+_HELD: WeakKeyDictionary[nn.Module, Mapping[str, Tensor]] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Set the pruned weights of `model` to zero, in place.
+
+    Raises:
+        ValueError: a mask names no parameter of the model, or is not bool of its parameter's shape.
+    """
+    check(model, masks)
+    parameters = dict(model.named_parameters())
+    for name, mask in masks.items():
+        parameters[name].mul_(mask.to(parameters[name].device))
+
+
+def of_zeros(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return a mask for the weight of each of the named layers of `model` that holds zeros: False where it is zero."""
+    found = {f"{name}.weight": layer.weight.detach() != 0 for name, layer in layers.items()}
+    return {name: mask for name, mask in found.items() if not mask.all()}
+
+
+@contextlib.contextmanager
+def holding(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
+    """Keep the pruned weights at zero while anything trains `model`: any optimizer, also one with momentum from before.
+
+    They are zero in every forward pass and get no gradient, and they are zero when the block ends, however it ends. Nothing
+    else of the model changes: parameters, names and state dict stay what they are, and no hook is left.
+
+    Args:
+        model: what is trained in the block, by calling it.
+        masks: parameter name -> bool mask; copies on the device of the parameters are used.
+
+    Raises:
+        ValueError: a mask names no parameter of the model, or is not bool of its parameter's shape.
+    """
+    check(model, masks)
+    parameters = dict(model.named_parameters())
+    held = [(parameters[name], mask.to(parameters[name].device)) for name, mask in masks.items()]
+
+    def zero(*_) -> None:
+        if held:
+            # .data: nothing that autograd has seen changes, since what is multiplied by 0 was 0 there
+            torch._foreach_mul_(*zip(*((weight.data, mask) for weight, mask in held), strict=True))
+
+    hooks = [model.register_forward_pre_hook(zero)]
+    hooks += [weight.register_hook(mask.mul) for weight, mask in held if weight.requires_grad]
+    zero()
+    _HELD[model] = masks
+    try:
+        yield
+    finally:
+        del _HELD[model]
+        for hook in hooks:
+            hook.remove()
+        zero()
+
+
+def held(model: nn.Module) -> Mapping[str, Tensor]:
+    """Return the masks that `holding` keeps in force on `model` now; without any, an empty mapping."""
+    return _HELD.get(model, {})
+
+
+def check(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless each mask is bool, and of the shape of the parameter that it names."""
+    parameters = dict(model.named_parameters())
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise ValueError(f"masks names {name!r}; the model's parameters are {', '.join(parameters)}")
+        if mask.shape != parameters[name].shape or mask.dtype != torch.bool:
+            raise ValueError(
+                f"masks[{name!r}] is {mask.dtype} of shape {tuple(mask.shape)}; "
+                f"expected torch.bool of shape {tuple(parameters[name].shape)}"
+            )
