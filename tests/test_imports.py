@@ -11,11 +11,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up. A package stands for all its modules.
 STOREYS = [
     ["course_lib"],
-    ["scale", "files"],
-    ["data", "surgery", "models", "storage", "kmeans", "resuming", "augmentation", "cluster"],
-    ["cost", "training", "activations"],
+    ["scale", "files", "modes", "masks"],
+    ["data", "models", "kmeans", "cluster"],
+    ["activations"],
+    ["surgery"],
+    ["storage", "cost", "training"],
+    ["result", "plans"],
     ["papers", "machine"],
-    ["experiments"],
+    ["methods", "experiments"],
     ["notebook"],
     ["lessons", "classroom", "commands"],  # leaves: only the command line calls some
     ["__main__"],
@@ -29,7 +32,7 @@ WITHIN = {
     "classroom",
     "commands",
 }  # their modules may import one another
-HISTORY = {("papers.deep_compression", "papers.weight_pruning"), ("papers.deep_compression", "papers.vector_quantization")}
+HISTORY = {("papers.deep_compression", "papers.weight_pruning")}
 HEIGHT = {room: height for height, rooms in enumerate(STOREYS) for room in rooms}
 
 

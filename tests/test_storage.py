@@ -616,7 +616,7 @@ def test_pickles_are_refused_unopened(tmp_path):
         with pytest.raises(CorruptFileError, match="begins with"):
             storage.load(tmp_path / name)
     assert not (tmp_path / "touched").exists()
-    source = Path(storage.__file__).read_text(encoding="utf-8")
+    source = "".join(path.read_text(encoding="utf-8") for path in Path(storage.__file__).parent.glob("*.py"))
     assert not any(word in source for word in ("pickle", "torch.load", "torch.save", "np.load", "eval("))
 
 

@@ -2,8 +2,6 @@
 
 import copy
 import random
-import subprocess
-import sys
 import warnings
 from collections import OrderedDict
 
@@ -15,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from course_lib import models, surgery
+from course_lib.storage import networks
 
 pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
 
@@ -132,58 +131,6 @@ def pruned_vgg() -> nn.Module:
     for parameter in model.parameters():
         parameter.data.add_(0.01 * torch.randn_like(parameter))
     return model
-
-
-def test_a_narrow_network_is_loaded_in_a_fresh_process(tmp_path):
-    model, images = pruned_vgg(), models.example_input("vgg-small", 4)
-    surgery.save(model, tmp_path / "pruned.safetensors")
-    torch.save(images, tmp_path / "images.pt")
-    script = (
-        "import sys, torch; from course_lib import models, surgery; torch.manual_seed(5); folder = sys.argv[1]\n"
-        "model = surgery.load(folder + '/pruned.safetensors', models.build('vgg-small')).eval()\n"
-        "assert model.surgery_steps[1]['kept'] == {'conv2': [1, 3]}\n"
-        "torch.save(model(torch.load(folder + '/images.pt')).detach(), folder + '/scores.pt')"
-    )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
-    assert torch.equal(torch.load(tmp_path / "scores.pt"), model(images).detach())
-
-
-def test_the_file_is_smaller_and_a_network_that_was_never_narrowed_has_one_too(tmp_path):
-    whole = models.build("vgg-small")
-    surgery.save(whole, tmp_path / "whole.safetensors")
-    surgery.save(pruned_vgg(), tmp_path / "pruned.safetensors")
-    assert torch.equal(surgery.load(tmp_path / "whole.safetensors", models.build("vgg-small")).fc.weight, whole.fc.weight)
-    sizes = [sum(4 * p.numel() for p in model.state_dict().values()) for model in (whole, pruned_vgg())]
-    saved = (tmp_path / "whole.safetensors").stat().st_size - (tmp_path / "pruned.safetensors").stat().st_size
-    assert saved == pytest.approx(sizes[0] - sizes[1], rel=0.01)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda path: path.write_bytes(path.read_bytes()[:-7]), "damaged"),
-        (lambda path: path.write_bytes(b"no safetensors"), "damaged"),
-        (lambda path: __import__("safetensors.torch").torch.save_file({"a": torch.ones(1)}, path), "not written by surgery.save"),
-    ],
-)
-def test_a_spoilt_file_is_refused(tmp_path, spoil, message):
-    path = tmp_path / "pruned.safetensors"
-    surgery.save(pruned_vgg(), path)
-    spoil(path)
-    with pytest.raises(ValueError, match=message):
-        surgery.load(path, models.build("vgg-small"))
-
-
-def test_a_file_of_another_network_or_none_is_refused(tmp_path):
-    path = tmp_path / "pruned.safetensors"
-    surgery.save(pruned_vgg(), path)
-    with pytest.raises(ValueError, match="conv2"):
-        surgery.load(path, models.build("resnet-20"))
-    surgery.save(models.build("lenet-5"), path)
-    with pytest.raises(ValueError, match="holds another network"):
-        surgery.load(path, models.build("vgg-small"))
-    with pytest.raises(FileNotFoundError, match="none.safetensors"):
-        surgery.load(tmp_path / "none.safetensors", models.build("vgg-small"))
 
 
 def test_a_narrow_network_is_exported_to_onnx(tmp_path):
@@ -337,12 +284,12 @@ def test_cuda_narrows_saves_and_loads_the_same(tmp_path, name, layer):
     expected = surgery.narrow(model, {layer: keep}, example)
     with torch.no_grad():
         torch.testing.assert_close(there(example.cuda()).cpu(), expected(example), atol=1e-9, rtol=1e-9)
-    surgery.save(there, tmp_path / "network.safetensors")
-    loaded = surgery.load(tmp_path / "network.safetensors", with_statistics(name).cuda()).eval()
+    networks.save(there, tmp_path / "network.safetensors")
+    loaded = networks.load(tmp_path / "network.safetensors", with_statistics(name).cuda()).eval()
     with torch.no_grad():
         torch.testing.assert_close(loaded(example.cuda()), there(example.cuda()), atol=1e-9, rtol=1e-9)
     assert next(loaded.parameters()).is_cuda
-    assert not next(surgery.load(tmp_path / "network.safetensors", with_statistics(name)).parameters()).is_cuda
+    assert not next(networks.load(tmp_path / "network.safetensors", with_statistics(name)).parameters()).is_cuda
 
 
 @pytest.mark.cuda

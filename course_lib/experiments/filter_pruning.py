@@ -15,6 +15,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from course_lib import cost, data, models, surgery
+from course_lib.storage import networks
 from course_lib.data import Split, Splits
 from course_lib.files import replacing
 from course_lib.papers import filter_pruning as paper
@@ -127,7 +128,7 @@ def pruned(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed:
         model, splits, PLANS[network][setting["plan"]], epochs=epochs, seed=seed, progress=False, precision=torch.bfloat16, **how
     )
     if seed == 0 and kind == "pruned" and splits.name == "cifar10":
-        surgery.save(result.model, checkpoint(network, splits.name, setting["plan"]))
+        networks.save(result.model, checkpoint(network, splits.name, setting["plan"]))
     return sizes(model, result.model, splits) | dict(
         error_before=round(100 * (1 - result.rounds[0]["pruned"]), 4),
         error=round(100 * (1 - result.rounds[-1]["retrained"]), 4),
@@ -136,7 +137,7 @@ def pruned(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed:
 
 
 def checkpoint(network: str, dataset: str, plan: str) -> Path:
-    """Where the pruned and retrained network of a plan lies, for `surgery.load`."""
+    """Where the pruned and retrained network of a plan lies, for `storage.networks.load`."""
     return models.CHECKPOINTS / "narrowed" / f"{network}.{dataset}.filters-{plan}.safetensors"
 
 

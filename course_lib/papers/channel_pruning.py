@@ -14,17 +14,15 @@ networks (section 3.3).
 
 import copy
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from course_lib import activations, cost, surgery
+from course_lib import activations
 
 BATCH = 100  # images of a forward pass
 ROUNDING = 1e-12  # a variance that is less than this share of the mean square is none
@@ -309,132 +307,6 @@ def prune(
     return Pruned(cut(pruned, kept, images[:1]), kept, shares)
 
 
-def cut(model: nn.Module, kept: Mapping[str, Sequence[int] | Tensor], example_input: Tensor) -> nn.Module:
-    """A narrower copy whose layers read only the input channels `kept`, by the weights they have: no least squares.
-
-    Its shape depends on `kept` alone: cut a fresh network alike, and it takes the `state_dict` of a pruned one.
-
-    Args:
-        model: any network that `course_lib.surgery` can trace; it is left as it was.
-        kept: name of a convolution or dense layer -> indices of the input channels that it goes on reading.
-        example_input: a batch (N, ...) on the model's device.
-
-    Raises:
-        ValueError: an unknown layer, or indices that are not of its channels.
-    """
-    sources = inputs_of(model, kept, example_input)
-    channels = {name: _ascending(kept[name], name, source) for name, source in sources.items()}
-    model = copy.deepcopy(model)
-    for layer in map(model.get_submodule, sources):
-        if layer.bias is None:
-            layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)))
-    filters = {source.producer: channels[name] for name, source in sources.items() if source.producer is not None}
-    model = surgery.narrow(model, filters, example_input)
-    for name, source in sources.items():
-        if source.producer is None:
-            _put_sampler(model, name, channels[name])
-    return model
-
-
-def plan_for_speedup(model: nn.Module, ratios: Mapping[str, float], speedup: float, example_input: Tensor) -> dict[str, int]:
-    """How many input channels each layer keeps, in proportion to `ratios`, for a network of `speedup` times fewer MACs.
-
-    The paper's ratios for VGG-16 are 1 for the shallow layers and 1.5 for the deep ones, which are less redundant
-    (section 4.1.2). A layer that would keep more than it has keeps all.
-
-    Args:
-        model: the network to prune.
-        ratios: name of a layer -> its share of input channels relative to the other layers', above 0.
-        speedup: MACs now over MACs afterwards, at least 1; the widest plan that reaches it is taken.
-        example_input: a batch (N, ...) on the model's device.
-
-    Raises:
-        ValueError: `speedup` is below 1 or more than these layers can give, a ratio is not above 0, or an unknown layer.
-    """
-    sources = inputs_of(model, ratios, example_input)
-    if not ratios or min(ratios.values()) <= 0:
-        raise ValueError(f"ratios is {dict(ratios)}; expected at least one layer, and numbers above 0")
-    macs = cost.count(model, example_input).MACs.astype(float)
-
-    def plan(scale: float) -> dict[str, int]:
-        return {name: min(len(s.columns), max(1, round(scale * ratios[name] * len(s.columns)))) for name, s in sources.items()}
-
-    def reached(scale: float) -> float:
-        left = macs.copy()
-        for name, keep in plan(scale).items():
-            for layer in {name, sources[name].producer or name}:  # its columns, and the filters that make its inputs
-                left[layer] *= keep / len(sources[name].columns)
-        return macs.sum() / left.sum()
-
-    low, high = 0.0, 1 / min(ratios.values())
-    if not 1 <= speedup <= reached(low):
-        raise ValueError(f"speedup is {speedup}; with these layers it can be 1 to {reached(low):.1f}")
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if reached(middle) >= speedup else (low, middle)
-    return plan(low)
-
-
-class Source(NamedTuple):
-    """Where the inputs of a layer come from."""
-
-    columns: Tensor  # (c, r): the r columns of the layer's weight that read a channel; r > 1 behind a flatten
-    producer: str | None  # the layer that makes them, where nobody else reads them
-
-
-@torch.no_grad()
-def inputs_of(model: nn.Module, layers: Iterable[str], example_input: Tensor) -> dict[str, Source]:
-    """The named layers in the order in which they run, each with where its inputs come from.
-
-    Raises:
-        ValueError: a name that is not of a dense layer or ungrouped 2-d convolution that runs once.
-    """
-    model = copy.deepcopy(model).eval()
-    couplings = surgery.couplings(model, example_input)
-    order: list[str] = []
-    with activations.hooked(model, {name: partial(lambda name, *_: order.append(name), name) for name in couplings}):
-        model(example_input)
-    for name in layers:
-        if order.count(name) != 1:
-            raise ValueError(f"layer is {name!r}; the dense layers and ungrouped 2-d convolutions are {', '.join(order)}")
-    sources = {name: Source(torch.arange(model.get_submodule(name).weight.shape[1])[:, None], None) for name in order}
-    for producer, tied in couplings.items():
-        for name, columns in tied.consumers.items():
-            alone = len(tied.consumers) == 1 and not tied.is_output and not tied.fixed
-            if alone and columns.numel() == len(sources[name].columns):  # and the reader reads nothing else
-                sources[name] = Source(columns, producer)
-    return {name: sources[name] for name in order if name in set(layers)}
-
-
-class ChannelSampler(nn.Module):
-    """Passes on some of the channels it reads: for a layer that shares its input with others, as the first of a residual branch
-    does (section 3.3). It selects and computes nothing. Its indices are a buffer, so they are saved with the weights.
-    """
-
-    channels: Tensor
-
-    def __init__(self, channels: Tensor):
-        super().__init__()
-        self.register_buffer("channels", channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.index_select(1, self.channels)  # (N, c, ...) -> (N, c', ...)
-
-    def extra_repr(self) -> str:
-        return f"{len(self.channels)} channels"
-
-
-def _put_sampler(model: nn.Module, name: str, channels: Tensor) -> None:
-    """In place: where a layer was, a sampler and the layer, which reads `channels` only."""
-    layer = model.get_submodule(name)
-    channels = channels.to(layer.weight.device)
-    layer.weight = nn.Parameter(layer.weight.detach()[:, channels], layer.weight.requires_grad)
-    setattr(layer, "in_channels" if isinstance(layer, nn.Conv2d) else "in_features", len(channels))
-    parent, _, child = name.rpartition(".")
-    pair = OrderedDict(sampler=ChannelSampler(channels), layer=layer)
-    setattr(model.get_submodule(parent), child, nn.Sequential(pair).train(layer.training))
-
-
 # Residual networks
 
 
@@ -501,12 +373,3 @@ def _pair(
 
 def _shortcut(end: End, sample: activations.Sample) -> activations.Reader:
     return lambda _module, x, y: sample.at(x if end.is_block else y)
-
-
-def _ascending(channels: Sequence[int] | Tensor, name: str, source: Source) -> Tensor:
-    """Indices of a layer's input channels as an ascending tensor, if they are that."""
-    indices, c = torch.as_tensor(channels).cpu(), len(source.columns)
-    found = indices.tolist() if indices.dim() == 1 and not indices.is_floating_point() else []
-    if not found or len(set(found)) < len(found) or not set(found) <= set(range(c)):
-        raise ValueError(f"layer {name!r} is to keep {channels}; expected some of its {c} input channels, none twice")
-    return indices.sort().values

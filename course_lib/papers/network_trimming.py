@@ -10,27 +10,16 @@ O_c is what ReLU makes of channel c; M is 1 for a dense neuron. *Above*: an APoZ
 Here, in the paper's order: the measure, the choice, iterative trimming; and the removal of neurons that are always silent.
 """
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 from course_lib import surgery
 from course_lib.data import Split, Splits
 from course_lib.training import evaluate, fit, numbered
-
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-RELUS = {"relu", "relu_", "relu6"}  # by the names of the functions that modules, F and tensors end in
-# Operations that leave channel c channel c, so that a layer's channels reach a ReLU behind them
-CARRYING = {"batch_norm", "instance_norm", "group_norm", "dropout", "add", "add_", "__add__", "__radd__", "__iadd__"}
-CARRYING |= {
-    f"{kind}{d}d" for kind in ("max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool", "dropout") for d in (1, 2, 3)
-}
 
 
 def apoz(model: nn.Module, split: Split, layers: Iterable[str] | None = None, batch_size: int = 500) -> dict[str, Tensor]:
@@ -74,61 +63,6 @@ def mean_behind_relu(
     watch = _Watch(of)
     _run(model, split.images.split(batch_size), {name: model.get_submodule(name) for name in names}, watch)
     return {name: watch.sums[name] / watch.counts[name] for name in names}
-
-
-def layers_with_relu(model: nn.Module, example_input: Tensor) -> list[str]:
-    """Names of the dense and convolutional layers whose channels meet a ReLU, in the model's order.
-
-    Args:
-        model: any network; it is left as it was.
-        example_input: a batch (N, ...) on the model's device.
-    """
-    watch = _Watch(lambda outputs: outputs == 0)
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
-    _run(model, [example_input], layers, watch)
-    return [name for name in layers if name in watch.sums]
-
-
-class _Watch(TorchFunctionMode):
-    """Sums `of` behind ReLUs while a network runs: each value knows whose channels it carries, until it meets a ReLU."""
-
-    def __init__(self, of: Callable[[Tensor], Tensor]):
-        super().__init__()
-        self.of = of
-        self.sums: dict[str, Tensor] = {}  # layer -> (C,)
-        self.counts: dict[str, int] = {}  # layer -> images and positions seen
-        self.waiting: dict[str, int] = {}  # layer whose channels have met no ReLU yet -> their dimension
-
-    def made(self, layer: str, module: nn.Module, _inputs: tuple, outputs: Tensor) -> None:
-        """A forward hook: `outputs` are the channels of `layer`."""
-        outputs.carries = {layer}
-        self.waiting[layer] = -1 if isinstance(module, nn.Linear) else 1
-
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None):
-        carried = {layer for value in args for layer in getattr(value, "carries", ())}
-        outputs = func(*args, **(kwargs or {}))
-        is_relu6 = func.__name__ == "hardtanh" and (kwargs or {}).get("min_val") == 0
-        if func.__name__ in RELUS or is_relu6:
-            for layer in carried & self.waiting.keys():
-                self._add(layer, outputs, self.waiting.pop(layer))
-            outputs.carries = set()  # in place, it is the tensor that came in
-        elif func.__name__ in CARRYING:
-            outputs.carries = carried
-        return outputs
-
-    def _add(self, layer: str, outputs: Tensor, dimension: int) -> None:
-        channels = outputs.shape[dimension]
-        others = [d for d in range(outputs.dim()) if d != dimension % outputs.dim()]
-        self.sums[layer] = self.sums.get(layer, 0) + self.of(outputs).sum(others, dtype=torch.float64)
-        self.counts[layer] = self.counts.get(layer, 0) + outputs.numel() // channels
-
-
-@torch.no_grad()
-def _run(model: nn.Module, batches: Iterable[Tensor], layers: Mapping[str, nn.Module], watch: _Watch) -> None:
-    hooks = [layer.register_forward_hook(partial(watch.made, name)) for name, layer in layers.items()]
-    with _evaluating(model, hooks), watch:
-        for images in batches:
-            model(images)
 
 
 def _measurable(model: nn.Module, example_input: Tensor, layers: Iterable[str] | None) -> list[str]:
@@ -281,17 +215,3 @@ def _heard_inputs(model: nn.Module, split: Split, batch_size: int = 500) -> dict
         for images in split.images.split(batch_size):
             model(images)
     return heard
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module, hooks: Sequence[RemovableHandle]) -> Iterator[None]:
-    """Evaluation mode; afterwards the modes are as they were and the hooks are gone."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes.items():
-            module.training = mode

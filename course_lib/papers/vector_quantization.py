@@ -10,128 +10,14 @@ the bit. A convolution (n, c, h, w) is taken as the matrix (n, c h w). Nothing i
 """
 
 import copy
-import json
-import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from course_lib.files import replacing
-from course_lib.kmeans import code_type, kmeans, kmeans_1d, look_up
-from course_lib.storage.coders import pack_bits, unpack_bits
+from course_lib.kmeans import kmeans, kmeans_1d, look_up
 
 WEIGHT_BITS = 32  # of a plain weight, and of a number in a codebook
-
-
-@dataclass(frozen=True)
-class Quantized(ABC):
-    """A weight in fewer bits."""
-
-    KINDS: ClassVar[dict[str, type]] = {}  # name of the class -> class, for `load`
-    shape: torch.Size  # of the weight
-
-    def __init_subclass__(cls):
-        """Makes the class known to `load`."""
-        Quantized.KINDS[cls.__name__] = cls
-
-    @abstractmethod
-    def decode(self) -> Tensor:
-        """The weight that the codes stand for, float32 of `shape`."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What has to be stored, by field; 'codes' are integers of `code_bits` bits, all else are floats."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
-
-    @property
-    def code_bits(self) -> int:
-        """Bits of one code; of k different codes log2 k, rounded up."""
-        return math.ceil(math.log2(self.tensors()["codebooks"].shape[-2]))
-
-    @property
-    def bits(self) -> int:
-        """Size of codes, codebooks and factors together, in bits."""
-        return sum(t.numel() * (self.code_bits if name == "codes" else WEIGHT_BITS) for name, t in self.tensors().items())
-
-    @property
-    def compression_rate(self) -> float:
-        """Bits of the plain weight (32 each) over `bits`."""
-        return WEIGHT_BITS * self.shape.numel() / self.bits
-
-
-@dataclass(frozen=True)
-class LowRank(Quantized):
-    """W ~ left diag(values) right: r (m + n + 1) floats."""
-
-    left: Tensor  # (m, r)
-    values: Tensor  # (r,)
-    right: Tensor  # (r, n)
-
-    def decode(self) -> Tensor:
-        """The product of the three factors."""
-        return ((self.left * self.values) @ self.right).view(self.shape)
-
-
-@dataclass(frozen=True)
-class Binarized(Quantized):
-    """W ~ sign(W), or scale * sign(W)."""
-
-    codes: Tensor  # (m n,) uint8: 1 stands for +1, 0 for -1
-    scale: Tensor | None  # (), only in the scaled variant
-
-    @property
-    def code_bits(self) -> int:
-        """One."""
-        return 1
-
-    def decode(self) -> Tensor:
-        """+1 and -1, times the scale where there is one."""
-        signs = (2.0 * self.codes - 1.0).view(self.shape)
-        return signs if self.scale is None else signs * self.scale
-
-
-@dataclass(frozen=True)
-class ScalarQuantized(Quantized):
-    """One codebook for all weights of the layer."""
-
-    codes: Tensor  # (m n,)
-    codebooks: Tensor  # (k, 1)
-
-    def decode(self) -> Tensor:
-        """Looks every weight up."""
-        return self.codebooks[:, 0].index_select(0, self.codes.int()).view(self.shape)
-
-
-@dataclass(frozen=True)
-class ProductQuantized(Quantized):
-    """A codebook for each block of columns; with `transposed`, of W^T."""
-
-    codes: Tensor  # (s, m)
-    codebooks: Tensor  # (s, k, n / s)
-    transposed: bool
-
-    def decode(self) -> Tensor:
-        """Looks every sub-row up and puts the blocks side by side."""
-        rows = look_up(self.codebooks, self.codes).transpose(0, 1).flatten(1)  # (s, m, d) -> (m, n)
-        return (rows.T if self.transposed else rows).reshape(self.shape)
-
-
-@dataclass(frozen=True)
-class ResidualQuantized(Quantized):
-    """A codebook of whole rows for each stage; with `transposed`, of W^T."""
-
-    codes: Tensor  # (t, m)
-    codebooks: Tensor  # (t, k, n)
-    transposed: bool
-
-    def decode(self) -> Tensor:
-        """Sums what the stages say of each row."""
-        rows = look_up(self.codebooks, self.codes).sum(0)  # (t, m, n) -> (m, n)
-        return (rows.T if self.transposed else rows).reshape(self.shape)
 
 
 def low_rank(weight: Tensor, rank: int) -> LowRank:
@@ -243,56 +129,6 @@ def decoded(model: nn.Module, layers: Mapping[str, Quantized]) -> nn.Module:
             raise ValueError(f"layers has {name!r} of shape {tuple(quantized.shape)}; the model's weights are {known}")
         modules[name].weight.data.copy_(quantized.decode())
     return model
-
-
-def save(layers: Mapping[str, Quantized], path: str | Path) -> None:
-    """Writes quantized layers to one safetensors file, codes packed to the bit; an old file is replaced whole.
-
-    The file is `bits` / 8 bytes a layer, rounded up, and a header of some 250 bytes a layer.
-    """
-    from safetensors.torch import save_file
-
-    tensors, about = {}, {}
-    for name, layer in layers.items():
-        facts = {f.name: getattr(layer, f.name) for f in fields(layer) if isinstance(getattr(layer, f.name), bool)}
-        facts |= dict(kind=type(layer).__name__, shape=list(layer.shape))
-        for field, tensor in layer.tensors().items():
-            if field == "codes":
-                facts |= dict(codes=list(tensor.shape), width=layer.code_bits)
-                tensor = pack_bits(tensor, layer.code_bits)
-            tensors[f"{name}.{field}"] = tensor.detach().cpu().contiguous()
-        about[name] = json.dumps(facts, separators=(",", ":"))
-    with replacing(path) as scratch:
-        save_file(tensors, scratch, about)
-
-
-def load(path: str | Path) -> dict[str, Quantized]:
-    """The layers that `save` wrote, on the CPU, bit-identical.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged, or none of `save`'s.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            tensors, about = {name: file.get_tensor(name) for name in list(file.keys())}, file.metadata()
-        return {name: _loaded(name, json.loads(facts), tensors) for name, facts in about.items()}
-    except (SafetensorError, AttributeError, ValueError, KeyError, TypeError, RuntimeError) as reason:
-        raise ValueError(f"{path} holds no quantized layers, or is damaged: {reason!r}") from reason
-
-
-def _loaded(name: str, facts: dict, tensors: Mapping[str, Tensor]) -> Quantized:
-    kind, shape = Quantized.KINDS[facts.pop("kind")], torch.Size(facts.pop("shape"))
-    found = {f.name: tensors.get(f"{name}.{f.name}") for f in fields(kind) if f.name not in ("shape", *facts)}
-    if "codes" in facts:
-        codes_shape, width = torch.Size(facts.pop("codes")), facts.pop("width")
-        codes = unpack_bits(tensors[f"{name}.codes"], width, codes_shape.numel())
-        found["codes"] = codes.view(codes_shape).to(code_type(2**width))
-    layer = kind(shape, **found, **facts)
-    layer.decode()  # fails where codes, codebooks and shape do not belong together
-    return layer
 
 
 def _matrix(weight: Tensor, axis: int = 1) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import surgery
-from course_lib.data import Split, Splits
+from course_lib.data import Splits
 from course_lib.training import evaluate, fit, numbered
 
 PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -138,98 +138,6 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
             shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in parameters.items())
             raise ValueError(f"masks has {name!r} of shape {tuple(mask.shape)}; the model's parameters are {shapes}")
         parameters[name].mul_(mask)
-
-
-def sensitivity(
-    model: nn.Module, split: Split, sparsities: Sequence[float], layers: Iterable[str] | None = None
-) -> dict[str, Tensor]:
-    """Accuracy when one layer alone is pruned, the others whole, without retraining (figure 6).
-
-    Args:
-        model: a trained network; it is left as it was.
-        split: what the accuracy is measured on. It guides a choice, so it should not be the test set.
-        sparsities: shares to prune, each in [0, 1).
-        layers: names of layers; default all dense and convolutional ones.
-
-    Returns:
-        Layer name -> accuracies in [0, 1], float64 of shape (len(sparsities),).
-
-    Raises:
-        ValueError: a sparsity outside [0, 1), or an unknown or empty `layers`.
-    """
-    for sparsity in sparsities:
-        _check_sparsity(sparsity)
-    curves = {}
-    for name, layer in prunable_layers(model, layers).items():
-        whole = layer.weight.detach().clone()
-        try:
-            accuracies = []
-            for sparsity in sparsities:
-                layer.weight.data.copy_(whole * sparsity_mask(whole, sparsity))
-                accuracies.append(evaluate(model, split))
-        finally:
-            layer.weight.data.copy_(whole)
-        curves[name] = torch.tensor(accuracies, dtype=torch.float64)
-    return curves
-
-
-def sparsities_within(curves: Mapping[str, Tensor], sparsities: Sequence[float], loss: float) -> dict[str, float]:
-    """For each layer the sparsity at which its curve has lost `loss` of accuracy, interpolated between the scanned ones.
-
-    So a sensitive layer gets a small threshold and a robust one a large (section 5: the scan decides each layer's threshold).
-
-    Args:
-        curves: from `sensitivity`.
-        sparsities: the shares it was scanned at, ascending, beginning with 0.
-        loss: accuracy that one layer may lose, in [0, 1].
-    """
-    chosen = {}
-    for name, curve in curves.items():
-        lost = [max(0.0, float(curve[0] - accuracy)) for accuracy in curve]
-        # the first step over the limit; a curve that never gets there is pruned as far as it was scanned
-        step = next((i for i in range(1, len(lost)) if lost[i] > loss), None)
-        if step is None:
-            chosen[name] = float(sparsities[-1])
-            continue
-        share = (loss - lost[step - 1]) / (lost[step] - lost[step - 1])
-        chosen[name] = sparsities[step - 1] + max(0.0, share) * (sparsities[step] - sparsities[step - 1])
-    return chosen
-
-
-def sparsities_for_rate(
-    model: nn.Module, curves: Mapping[str, Tensor], sparsities: Sequence[float], rate: float
-) -> dict[str, float]:
-    """Shares per layer that keep 1 / `rate` of the scanned layers' weights, every layer losing the same accuracy on its own.
-
-    Args:
-        model: the network that was scanned.
-        curves: from `sensitivity`.
-        sparsities: as for `sparsities_within`.
-        rate: weights now over weights afterwards, at least 1.
-
-    Raises:
-        ValueError: the scan does not reach that rate; the message says how far it goes.
-    """
-    sizes = {name: layer.weight.numel() for name, layer in prunable_layers(model, curves).items()}
-    target = sum(sizes.values()) / rate
-
-    def plan_and_kept(loss: float) -> tuple[dict[str, float], float]:
-        plan = sparsities_within(curves, sparsities, loss)
-        return plan, sum(size * (1 - plan[name]) for name, size in sizes.items())
-
-    if not (rate >= 1 and plan_and_kept(1.0)[1] <= target):
-        most = sum(sizes.values()) / plan_and_kept(1.0)[1]
-        raise ValueError(f"rate is {rate}; with sparsities up to {max(sparsities)} it can be 1 to {most:.1f}")
-    less, more = (dict.fromkeys(sizes, 0.0), sum(sizes.values())), plan_and_kept(0.0)
-    if more[1] > target:  # what is free does not suffice: bisect the loss that does
-        low, high = 0.0, 1.0
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (middle, high) if plan_and_kept(middle)[1] > target else (low, middle)
-        less, more = plan_and_kept(low), plan_and_kept(high)
-    # where a curve is flat its sparsity jumps; between the two ends of a jump the count of weights is linear
-    share = (less[1] - target) / (less[1] - more[1]) if less[1] > more[1] else 1.0
-    return {name: less[0][name] + share * (more[0][name] - less[0][name]) for name in sizes}
 
 
 class Pruned(NamedTuple):

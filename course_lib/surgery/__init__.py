@@ -1,20 +1,17 @@
 """Physical removal of channels and neurons: a new, narrower network that computes the same as one with these channels at zero.
 
 `wiring` traces which layers depend on each other, and `zeroing` checks every result; here is the clear interface over them.
-A narrower network remembers what was kept, so that `save` and `load` bring it back in another process.
+A narrower network remembers what was kept, so that `course_lib.storage.networks` brings it back in another process.
 """
 
 import contextlib
 import copy
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from course_lib.files import replacing
-from course_lib.surgery import zeroing
+from course_lib.surgery import keeping, steps, zeroing
 from course_lib.surgery.wiring import CUTTABLE, Coupling, Member, Wiring, is_plain
 from course_lib.surgery.zeroing import STATISTICS
 
@@ -25,13 +22,9 @@ __all__ = [
     "coupling",
     "couplings",
     "keep_channels",
-    "load",
     "narrow",
     "prunable_layers",
-    "save",
 ]
-
-PLAN = "kept channels"  # key of the file's metadata
 
 
 def keep_channels(model: nn.Module, layer: str, keep: Sequence[int] | Tensor, example_input: Tensor) -> nn.Module:
@@ -72,7 +65,7 @@ def narrow(model: nn.Module, kept: Mapping[str, Sequence[int] | Tensor], example
     Raises:
         ValueError: what `keep_channels` refuses, or two of the layers make the same channels.
     """
-    wanted = {layer: _indices(keep, layer, len(_layer(model, layer).weight)) for layer, keep in kept.items()}
+    wanted = {layer: keeping.indices(keep, len(_layer(model, layer).weight), layer).tolist() for layer, keep in kept.items()}
     with _following_gradients():
         wiring = Wiring(model, example_input)
         members: list[Member] = []
@@ -89,8 +82,7 @@ def narrow(model: nn.Module, kept: Mapping[str, Sequence[int] | Tensor], example
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters(remove_duplicate=False)}
     for name, parameter in narrower.named_parameters():
         parameter.requires_grad_(trained[name])
-    step = dict(kept=wanted, input=list(example_input.shape), dtype=str(example_input.dtype).removeprefix("torch."))
-    narrower.surgery_steps = [*getattr(model, "surgery_steps", []), step]
+    narrower.surgery_steps = [*getattr(model, "surgery_steps", []), steps.step("kept", wanted, example_input)]
     return narrower
 
 
@@ -121,54 +113,6 @@ def prunable_layers(model: nn.Module, example_input: Tensor) -> list[str]:
                     seen |= set(_made_by(everything))
         accepted = _equal_to_zeroed(model, removals, example_input)
     return [layer for layer in removals if layer in accepted]
-
-
-def save(model: nn.Module, path: str | Path) -> None:
-    """Writes a network, narrowed or not, as safetensors; the plan of kept channels lies in the file's metadata.
-
-    Args:
-        model: any network; what `narrow` or `keep_channels` did to it since `fresh_model` of `load` is in the plan.
-        path: the file; it is written aside and then takes its name.
-    """
-    from safetensors.torch import save_file
-
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(path) as scratch:
-        save_file(tensors, scratch, metadata={PLAN: json.dumps(getattr(model, "surgery_steps", []))})
-
-
-def load(path: str | Path, fresh_model: nn.Module) -> nn.Module:
-    """The network of a file of `save`: the plan is replayed on a copy of `fresh_model`, then the weights are read.
-
-    Args:
-        path: a file of `save`.
-        fresh_model: the network before any surgery, whatever its weights; it is left as it was. Its device is the result's,
-            and so is its mode: call `eval()` on a fresh one before you use it.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is no file of `save`, or of another network; the message names what differs.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"path is {str(path)!r}; there is no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            steps = json.loads((file.metadata() or {})[PLAN])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-    except (SafetensorError, KeyError, ValueError) as reason:
-        raise ValueError(f"{path} is damaged, or was not written by surgery.save ({reason!r})") from reason
-    model = copy.deepcopy(fresh_model)
-    device = next(model.parameters()).device
-    for step in steps:
-        example = torch.zeros(step["input"], dtype=getattr(torch, step["dtype"]), device=device)
-        model = narrow(model, step["kept"], example)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as reason:
-        raise ValueError(f"{path} holds another network than fresh_model: {reason}") from reason
-    return model
 
 
 def coupling(model: nn.Module, layer: str, example_input: Tensor) -> Coupling:
@@ -277,18 +221,6 @@ def _equal_to_zeroed(model: nn.Module, removals: Mapping[str, Sequence[Member]],
 
 def _named(layers: Sequence[str]) -> str:
     return f"layer{'s' * (len(layers) > 1)} {', '.join(map(repr, layers))}"
-
-
-def _indices(keep: Sequence[int] | Tensor, layer: str, channels: int) -> list[int]:
-    """`keep` as a sorted list, if it names different channels."""
-    indices = torch.as_tensor(keep)
-    integers = indices.dim() == 1 and not (indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool)
-    kept = sorted(indices.tolist()) if integers else []
-    if not kept or len(set(kept)) < len(kept) or not (kept[0] >= 0 and kept[-1] < channels):
-        raise ValueError(
-            f"keep is {indices.tolist()} for layer {layer!r}; expected different integers from 0 to {channels - 1}, at least one"
-        )
-    return kept
 
 
 def _layer(model: nn.Module, layer: str) -> nn.Module:

@@ -15,6 +15,7 @@ from torch import nn
 from course_lib import cost, data, models, surgery
 from course_lib.experiments import filter_pruning as experiments
 from course_lib.papers import filter_pruning as paper
+from course_lib.storage import networks
 from course_lib.training import evaluate
 from tests.resumption import resumed
 
@@ -349,7 +350,7 @@ def test_a_committed_network_is_narrowed_by_its_plan(path):
     network, dataset, plan = path.stem.split(".")
     plan = experiments.PLANS[network][plan.removeprefix("filters-")]
     assert path == experiments.checkpoint(network, dataset, path.stem[-1])
-    whole, narrow = models.build(network), surgery.load(path, models.build(network)).eval()
+    whole, narrow = models.build(network), networks.load(path, models.build(network)).eval()
     for layer, share in plan.items():
         n = len(whole.get_submodule(layer).weight)
         assert len(narrow.get_submodule(layer).weight) == int(n * (1 - share) + 1e-9)

@@ -1,4 +1,4 @@
-"""What the layers of a network read and say: seen by hooks, and sampled at random positions of the feature maps."""
+"""Inputs and outputs of layers, seen by hooks, and sampled at random positions of their feature maps."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ Reader = Callable[[nn.Module, Tensor, Tensor], Any]  # (module, its input, its o
 
 
 class Sample(NamedTuple):
-    """A batch of images and, by a seed, random positions in their feature maps: the same ones whoever asks."""
+    """A batch of images and, by a seed, random positions in their feature maps: the same ones for every layer and network."""
 
     images: Tensor
     positions: int  # K, in each feature map
@@ -26,7 +26,7 @@ class Sample(NamedTuple):
         return tuple(torch.randint(n, shape, generator=random).to(feature_maps.device) for n in feature_maps.shape[2:])
 
     def at(self, feature_maps: Tensor) -> Tensor:
-        """Feature maps (B, n, H, W) there, (B K, n). What a dense layer says, (B, n), has no positions."""
+        """Feature maps (B, n, H, W) at these positions, (B K, n). The output of a dense layer, (B, n), has no positions."""
         if feature_maps.dim() == 2:
             return feature_maps
         rows, columns = self.places(feature_maps)
@@ -34,7 +34,7 @@ class Sample(NamedTuple):
         return feature_maps[batch, :, rows, columns].flatten(0, 1)
 
     def patches(self, layer: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """What a layer reads, (B, c, H, W) and the padding, where it says `at(outputs)`: (B K, c, kh kw)."""
+        """The part of a layer's input, (B, c, H, W) and the padding, from which it computes `at(outputs)`: (B K, c, kh kw)."""
         if isinstance(layer, nn.Linear):
             return inputs[:, :, None]
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
@@ -50,7 +50,7 @@ class Sample(NamedTuple):
         return found.flatten(0, 1).flatten(1, 2).transpose(1, 2)
 
     def pair(self, layer: nn.Module, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """`patches`, and what the layer said of them."""
+        """`patches`, and the outputs that the layer computed from them."""
         return self.patches(layer, inputs, outputs), self.at(outputs)
 
 
@@ -59,7 +59,7 @@ class _Enough(Exception):
 
 
 def watch(model: nn.Module, readers: Mapping[str, Reader], images: Tensor) -> dict[str, Any]:
-    """What each reader makes of the module that it stands for; the forward pass ends when all have read.
+    """Return what each reader makes of its module's input and output; the forward pass ends when all have read.
 
     Raises:
         ValueError: one of them is a dense layer whose inputs are not (N, c), as one on tokens.
@@ -82,7 +82,7 @@ def watch(model: nn.Module, readers: Mapping[str, Reader], images: Tensor) -> di
 
 @contextlib.contextmanager
 def hooked(model: nn.Module, readers: Mapping[str, Callable]) -> Iterator[None]:
-    """Each reader is called with (module, input, output) when the module that it stands for has run."""
+    """Call each reader with (module, input, output) whenever its module has run; afterwards the hooks are gone."""
 
     def hook(read: Callable) -> Callable:
         def call(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

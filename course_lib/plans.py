@@ -1,0 +1,136 @@
+"""Plans: how much of each layer to prune, by what pruning it alone costs, or for a network of so many MACs."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from course_lib import cost, surgery
+from course_lib.data import Batches
+from course_lib.training import evaluate
+
+
+def scan(
+    model: nn.Module,
+    batches: Batches,
+    layers: Iterable[str],
+    shares: Sequence[float],
+    prune: Callable[[nn.Module, str, float], nn.Module],
+) -> dict[str, Tensor]:
+    """Return the accuracy when one layer alone is pruned, the others whole, without retraining.
+
+    Args:
+        model: a trained network; it is left as it was.
+        batches: what the accuracy is measured on. It guides a choice, so it should not be the test set.
+        layers: the layers to prune, one after the other.
+        shares: how much of a layer to prune.
+        prune: called as prune(model, layer, share); gives a new network.
+
+    Returns:
+        Layer name -> accuracies in [0, 1], float64 of shape (len(shares),).
+    """
+    return {
+        layer: torch.tensor([evaluate(prune(model, layer, share), batches) for share in shares], dtype=torch.float64)
+        for layer in layers
+    }
+
+
+def sparsities_within(curves: Mapping[str, Tensor], sparsities: Sequence[float], loss: float) -> dict[str, float]:
+    """Return for each layer the sparsity at which its curve has lost `loss` of accuracy, interpolated between the scanned ones.
+
+    So a sensitive layer gets a small threshold and a robust one a large (section 5: the scan decides each layer's threshold).
+
+    Args:
+        curves: from `sensitivity`.
+        sparsities: the shares it was scanned at, ascending, beginning with 0.
+        loss: accuracy that one layer may lose, in [0, 1].
+    """
+    chosen = {}
+    for name, curve in curves.items():
+        lost = [max(0.0, float(curve[0] - accuracy)) for accuracy in curve]
+        # the first step over the limit; a curve that never gets there is pruned as far as it was scanned
+        step = next((i for i in range(1, len(lost)) if lost[i] > loss), None)
+        if step is None:
+            chosen[name] = float(sparsities[-1])
+            continue
+        share = (loss - lost[step - 1]) / (lost[step] - lost[step - 1])
+        chosen[name] = sparsities[step - 1] + max(0.0, share) * (sparsities[step] - sparsities[step - 1])
+    return chosen
+
+
+def sparsities_for_rate(
+    model: nn.Module, curves: Mapping[str, Tensor], sparsities: Sequence[float], rate: float
+) -> dict[str, float]:
+    """Return shares per layer that keep 1 / `rate` of the scanned layers' weights, each losing the same accuracy alone.
+
+    Args:
+        model: the network that was scanned.
+        curves: from `sensitivity`.
+        sparsities: as for `sparsities_within`.
+        rate: weights now over weights afterwards, at least 1.
+
+    Raises:
+        ValueError: the scan does not reach that rate; the message says how far it goes.
+    """
+    sizes = {name: layer.weight.numel() for name, layer in {name: model.get_submodule(name) for name in curves}.items()}
+    target = sum(sizes.values()) / rate
+
+    def plan_and_kept(loss: float) -> tuple[dict[str, float], float]:
+        plan = sparsities_within(curves, sparsities, loss)
+        return plan, sum(size * (1 - plan[name]) for name, size in sizes.items())
+
+    if not (rate >= 1 and plan_and_kept(1.0)[1] <= target):
+        most = sum(sizes.values()) / plan_and_kept(1.0)[1]
+        raise ValueError(f"rate is {rate}; with sparsities up to {max(sparsities)} it can be 1 to {most:.1f}")
+    less, more = (dict.fromkeys(sizes, 0.0), sum(sizes.values())), plan_and_kept(0.0)
+    if more[1] > target:  # what is free does not suffice: bisect the loss that does
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if plan_and_kept(middle)[1] > target else (low, middle)
+        less, more = plan_and_kept(low), plan_and_kept(high)
+    # where a curve is flat its sparsity jumps; between the two ends of a jump the count of weights is linear
+    share = (less[1] - target) / (less[1] - more[1]) if less[1] > more[1] else 1.0
+    return {name: less[0][name] + share * (more[0][name] - less[0][name]) for name in sizes}
+
+
+def keep_for_speedup(model: nn.Module, ratios: Mapping[str, float], speedup: float, example_input: Tensor) -> dict[str, int]:
+    """Return how many channels each layer keeps, in proportion to `ratios`, for a network of `speedup` times fewer MACs.
+
+    A layer that would keep more than it has keeps all.
+
+    Args:
+        model: the network to prune.
+        ratios: layer name -> its share of channels relative to the other layers', above 0.
+        speedup: MACs now over MACs afterwards, at least 1; the widest plan that reaches it is taken.
+        example_input: a batch (N, ...) on the model's device.
+
+    Raises:
+        ValueError: `speedup` is below 1 or more than these layers can give, a ratio is not above 0, or an unknown layer.
+    """
+    tied = {layer: surgery.coupling(model, layer, example_input) for layer in ratios}
+    if not ratios or min(ratios.values()) <= 0:
+        raise ValueError(f"ratios is {dict(ratios)}; expected at least one layer, and numbers above 0")
+    widths = {layer: len(model.get_submodule(layer).weight) for layer in ratios}
+    macs = cost.count(model, example_input).MACs.astype(float)
+
+    def plan(scale: float) -> dict[str, int]:
+        return {layer: min(n, max(1, round(scale * ratios[layer] * n))) for layer, n in widths.items()}
+
+    def reached(scale: float) -> float:
+        left = macs.copy()
+        for layer, keep in plan(scale).items():
+            gone = 1 - keep / widths[layer]
+            for producer in tied[layer].producers:
+                left[producer] *= 1 - gone
+            for reader, columns in tied[layer].consumers.items():
+                left[reader] *= 1 - gone * columns.numel() / model.get_submodule(reader).weight.shape[1]
+        return macs.sum() / left.sum()
+
+    low, high = 0.0, 1 / min(ratios.values())
+    if not 1 <= speedup <= reached(low):
+        raise ValueError(f"speedup is {speedup}; with these layers it can be 1 to {reached(low):.1f}")
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if reached(middle) >= speedup else (low, middle)
+    return plan(low)

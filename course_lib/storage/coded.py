@@ -1,0 +1,85 @@
+"""What a compressed file holds: tensors of few values, as codebook, codes and gaps, and plain ones."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from course_lib.storage.coders import CODERS
+
+RAW_TYPES = {torch.float32: "<f4", torch.float16: "<f2", torch.int64: "<i8"}
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class CodedTensor:
+    """A sparse tensor of shared weights; raises ValueError if its fields do not fit each other.
+
+    A gap above 2 ** index_bits is bridged by fillers: entries whose value in the codebook is 0.
+    """
+
+    shape: torch.Size  # of up to 64 dimensions; () and empty ones too
+    codebook: Tensor  # (k,) float32, k from 1 to 65536
+    codes: Tensor  # (e,) integers from 0 to k - 1, one for each stored entry
+    gaps: Tensor  # (e,) integers from 1 to 2 ** index_bits: the step from the entry before, for the first from place -1
+    index_bits: int  # 1 to 16; or 0: then every weight is stored and gaps is (0,)
+
+    def __post_init__(self):
+        codebook, numel = self.codebook, math.prod(self.shape)
+        if len(self.shape) > 64 or min(self.shape, default=0) < 0:  # torch computes with no more than 64
+            raise ValueError(f"shape is {tuple(self.shape)}; allowed are up to 64 dimensions, none negative")
+        if type(self.index_bits) is not int or not 0 <= self.index_bits <= 16:
+            raise ValueError(f"index_bits is {self.index_bits!r}; allowed are 0 to 16")
+        if codebook.dtype != torch.float32 or codebook.dim() != 1 or not 1 <= len(codebook) <= 2**16:
+            found = f"{codebook.dtype} of shape {tuple(codebook.shape)}"
+            raise ValueError(f"codebook is {found}; expected torch.float32 of shape (k,), k from 1 to 65536")
+        _check_integers("codes", self.codes, 0, len(codebook) - 1)
+        _check_integers("gaps", self.gaps, 1, 2**self.index_bits)
+        entries = len(self.codes)
+        if len(self.gaps) != (entries if self.index_bits else 0):
+            raise ValueError(f"gaps has {len(self.gaps)} entries for {entries} codes and {self.index_bits} index bits")
+        if not self.index_bits and entries != numel:
+            raise ValueError(f"codes has {entries} entries; without index bits all {numel} weights need one")
+        if self.gaps.sum() > numel:
+            raise ValueError(f"gaps lead to place {self.gaps.sum() - 1}; the tensor has {numel} weights")
+
+    def decode(self) -> Tensor:
+        """The weights, float32 of `shape`: zeros, but for the stored entries."""
+        values = self.codebook[self.codes.long()]
+        if self.index_bits:
+            places = self.gaps.cumsum(0) - 1
+            values = values.new_zeros(math.prod(self.shape)).index_put_((places,), values)
+        return values.view(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class CompressedNetwork:
+    """What a file holds; raises ValueError for what it cannot hold."""
+
+    network: str  # a name such as 'lenet-5', or ''
+    tensors: dict[str, CodedTensor | Tensor]  # in the order of a state dict; plain ones of a type in `RAW_TYPES`
+    coder: str  # 'fixed', 'huffman' or 'ans'
+
+    def __post_init__(self):
+        if self.coder not in CODERS:
+            raise ValueError(f"coder is {self.coder!r}; allowed are {', '.join(CODERS)}")
+        if not isinstance(self.network, str):
+            raise ValueError(f"network is {self.network!r}; expected a name")
+        for name, tensor in self.tensors.items():
+            found = getattr(tensor, "dtype", type(tensor))
+            if not isinstance(name, str) or not (isinstance(tensor, CodedTensor) or found in RAW_TYPES):
+                allowed = f"a CodedTensor, or one of {', '.join(map(str, RAW_TYPES))}"
+                raise ValueError(f"tensor {name!r} is {found}; allowed under a name are {allowed}")
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors, decoded."""
+        return {name: tensor.decode() if isinstance(tensor, CodedTensor) else tensor for name, tensor in self.tensors.items()}
+
+
+def _check_integers(name: str, values: Tensor, low: int, high: int) -> None:
+    if values.dtype not in INTEGERS or values.dim() != 1:
+        found = f"{values.dtype} of shape {tuple(values.shape)}"
+        raise ValueError(f"{name} is {found}; expected shape (e,) and one of {', '.join(map(str, INTEGERS))}")
+    if len(values) and not low <= values.min() <= values.max() <= high:
+        raise ValueError(f"{name} goes from {values.min()} to {values.max()}; allowed are {low} to {high}")

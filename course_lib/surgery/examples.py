@@ -1,0 +1,30 @@
+"""An input for a network of which nothing is known but its layers."""
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.modes import evaluating
+from course_lib.surgery.wiring import CUTTABLE
+
+SIDES = (28, 32, 64, 224, 299)  # of images that are tried, in pixels
+
+
+@torch.no_grad()
+def example_input(model: nn.Module) -> Tensor:
+    """Return an image (1, C, side, side) of zeros that the model accepts, to trace it with; its size does not change a plan.
+
+    Raises:
+        ValueError: the model accepts no image of `SIDES`.
+    """
+    first = next((module for module in model.modules() if isinstance(module, CUTTABLE)), None)
+    weight = first.weight if first is not None else torch.empty(0)
+    channels = getattr(first, "in_channels", 1)
+    with evaluating(model):
+        for side in SIDES:
+            image = torch.zeros(1, channels, side, side, dtype=weight.dtype, device=weight.device)
+            try:
+                model(image)
+            except (RuntimeError, ValueError):
+                continue
+            return image
+    raise ValueError(f"the model takes no image of {channels} channels and {', '.join(map(str, SIDES))} pixels; give it an input")
