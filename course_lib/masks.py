@@ -4,13 +4,32 @@ A mask is a bool tensor of its parameter's shape, True where a weight is kept; m
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _HELD: WeakKeyDictionary[nn.Module, Mapping[str, Tensor]] = WeakKeyDictionary()
+
+
+def weight_layers(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, nn.Module]:
+    """Return the layers whose single weights can be pruned or coded, by name in the model's order; or those that `layers` names.
+
+    Raises:
+        ValueError: `layers` is empty or names something that is not a dense or convolutional layer of the model.
+    """
+    found = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    if layers is None:
+        return found
+    wanted = list(layers)
+    if not wanted:
+        raise ValueError(f"layers is empty; the model's dense and convolutional layers are {', '.join(found)}")
+    for name in wanted:
+        if name not in found:
+            raise ValueError(f"layers names {name!r}; the model's dense and convolutional layers are {', '.join(found)}")
+    return {name: module for name, module in found.items() if name in wanted}
 
 
 @torch.no_grad()

@@ -95,24 +95,6 @@ def adjusted_dropout(rate: float, kept: int, total: int) -> float:
     return rate * (kept / total) ** 0.5
 
 
-def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, nn.Module]:
-    """The layers that have connections to prune, by name in the model's order; all of them, or those that `layers` names.
-
-    Raises:
-        ValueError: `layers` is empty or names something that is not a dense or convolutional layer of the model.
-    """
-    found = {name: module for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
-    if layers is None:
-        return found
-    wanted = list(layers)
-    if not wanted:
-        raise ValueError(f"layers is empty; the model's dense and convolutional layers are {', '.join(found)}")
-    for name in wanted:
-        if name not in found:
-            raise ValueError(f"layers names {name!r}; the model's dense and convolutional layers are {', '.join(found)}")
-    return {name: module for name, module in found.items() if name in wanted}
-
-
 def magnitude_masks(model: nn.Module, sparsity: float | Mapping[str, float]) -> dict[str, Tensor]:
     """`sparsity_mask` for several layers, keyed by parameter name as `course_lib.training.fit` takes them.
 
@@ -123,21 +105,6 @@ def magnitude_masks(model: nn.Module, sparsity: float | Mapping[str, float]) -> 
     layers = prunable_layers(model, sparsity if isinstance(sparsity, Mapping) else None)
     shares = sparsity if isinstance(sparsity, Mapping) else dict.fromkeys(layers, sparsity)
     return {f"{name}.weight": sparsity_mask(layer.weight, shares[name]) for name, layer in layers.items()}
-
-
-@torch.no_grad()
-def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Sets the pruned weights of `model` to zero, in place.
-
-    Raises:
-        ValueError: a mask names no parameter, or has another shape than its parameter.
-    """
-    parameters = dict(model.named_parameters())
-    for name, mask in masks.items():
-        if name not in parameters or parameters[name].shape != mask.shape:
-            shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in parameters.items())
-            raise ValueError(f"masks has {name!r} of shape {tuple(mask.shape)}; the model's parameters are {shapes}")
-        parameters[name].mul_(mask)
 
 
 class Pruned(NamedTuple):
