@@ -10,7 +10,10 @@ from pathlib import Path
 
 from course_lib import scale
 
-COMMANDS = ("data", "baselines", "reproduce", "compress", "decompress", "inspect", "results", "run", "release", "grade", "doctor")
+COMMANDS = (
+    *("data", "methods", "prune", "compress", "decompress", "inspect"),
+    *("baselines", "reproduce", "results", "run", "release", "grade", "doctor"),
+)
 MISTAKES = (ValueError, OSError, RuntimeError, ModuleNotFoundError)  # told in a line; anything else is a bug and shows where
 
 
@@ -59,6 +62,32 @@ def reproduce(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         scheduler=arguments.scheduler,
     )
+
+
+def methods(arguments: argparse.Namespace) -> int:
+    """Lists the papers' methods and their settings."""
+    from course_lib.commands.prune import listing
+
+    print(listing())
+    return 0
+
+
+def prune(arguments: argparse.Namespace) -> int:
+    """Compresses a network of yours by a paper's method, and prints what it cost before and after."""
+    from course_lib.commands.prune import command
+
+    settings = [f"{name}={value}" for name in ("keep", "sparsity") if (value := getattr(arguments, name)) is not None]
+    command(
+        arguments.checkpoint,
+        model=arguments.model,
+        method=arguments.method,
+        settings=settings + arguments.set,
+        data=arguments.data,
+        size=arguments.size,
+        batch_size=arguments.batch_size,
+        out=arguments.out,
+    )
+    return 0
 
 
 def compress(arguments: argparse.Namespace) -> int:
@@ -168,6 +197,20 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster; default: a local one sized to this machine")
     add_device(sub)
     add_scale(sub)
+
+    add(methods)
+
+    sub = add(prune)
+    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a state dict: safetensors, or of torch.save")
+    sub.add_argument("--model", required=True, metavar="NAME", help="torchvision:resnet18, or a network of this course: lenet-5")
+    sub.add_argument("--method", required=True, metavar="METHOD", help="`methods` lists them")
+    sub.add_argument("--keep", metavar="K", help="of each layer's filters: a number, a share, or JSON by layer")
+    sub.add_argument("--sparsity", metavar="S", help="share of single weights to prune, or JSON by layer")
+    sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of the method")
+    sub.add_argument("--data", type=Path, metavar="FOLDER", help="images, in a folder for each class")
+    sub.add_argument("--size", type=int, default=224, metavar="PIXELS", help="of the images; default: %(default)s")
+    sub.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time; default: %(default)s")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE")
 
     sub = add(compress)
     sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a safetensors file; its zeros are the pruned weights")

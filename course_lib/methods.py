@@ -1,0 +1,206 @@
+"""The one door: the method of every paper, on any network.
+
+    result = methods.apply("thinet", model, loader, keep=0.5, retrain=train)
+    result.save("smaller.safetensors")
+    model = methods.load("smaller.safetensors", resnet18())       # in another process
+
+`model` is any network; it is never changed. `loader` is any re-iterable of (images, labels). `train` is a function of yours that
+trains the network it is given, in place, with an optimizer of its own. `METHODS` lists the methods, and `help(METHODS[name].run)`
+tells the settings of one.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from course_lib import masks
+from course_lib.data import Batches, batched
+from course_lib.masks import weight_layers
+from course_lib.modes import evaluating
+from course_lib.papers import (
+    channel_pruning,
+    deep_compression,
+    filter_pruning,
+    network_trimming,
+    thinet,
+    vector_quantization,
+    weight_pruning,
+)
+from course_lib.result import Result
+from course_lib.storage import networks
+from course_lib.storage.codes import Quantized
+from course_lib.training import Retrain
+
+__all__ = ["METHODS", "Method", "Result", "apply", "load"]
+
+load = networks.load
+
+
+@dataclass(frozen=True)
+class Method:
+    """A paper's method: `run(model, batches, *, retrain=None, **settings)` gives a `Result`."""
+
+    paper: str
+    what: str  # it does to a network, in a line
+    needs_images: bool  # whether it looks at images to choose; retraining aside
+    run: Callable[..., Result]
+    defaults: Mapping[str, Any]  # settings that the paper's own function leaves to the caller
+
+    def settings(self) -> dict[str, Any]:
+        """Return the names of all settings and their defaults."""
+        given = list(inspect.signature(self.run).parameters.values())[2:]
+        found = {p.name: None if p.default is p.empty else p.default for p in given if p.name != "retrain"}
+        return found | dict(self.defaults)
+
+
+def apply(method: str, model: nn.Module, batches: Batches | None, *, retrain: Retrain | None = None, **settings) -> Result:
+    """Compress a network by a paper's method; with no settings it does something sensible on any convolutional network.
+
+    Args:
+        method: one of `METHODS`.
+        model: any network, in any mode and on any device; it is left as it was.
+        batches: a DataLoader, a list of (images, labels) or a split, read more than once; the training set or a part of it. None
+            where the method looks at no images.
+        retrain: trains the network that it is given, in place, by whatever optimizer; pruned weights stay zero, coded ones stay
+            what their codes say. Without it nothing is retrained.
+        settings: of the method: `METHODS[method].settings()` lists them with their defaults, the papers' own where they transfer.
+
+    Returns:
+        The new network, in evaluation mode on the model's device, a record, and `save`.
+
+    Raises:
+        ValueError: an unknown method or setting, a setting out of its range, weights or images that are not finite, images that
+            the model does not take, or layers that the method cannot handle; the message names them.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; allowed are {', '.join(METHODS)}")
+    chosen = METHODS[method]
+    known = chosen.settings()
+    for name in settings:
+        if name not in known:
+            raise ValueError(f"{name!r} is no setting of {method}; its settings are {', '.join(known)}")
+    if retrain is not None and not callable(retrain):
+        raise ValueError(f"retrain is a {type(retrain).__name__}; expected a function that trains the network it is given")
+    if batches is None and chosen.needs_images:
+        raise ValueError(f"batches is None; {method} looks at images to choose what it removes")
+    _check_finite(model)
+    if batches is not None:
+        _check_images(model, batches)
+    with torch.inference_mode(False), torch.enable_grad():
+        result = chosen.run(model, batches, retrain=retrain, **dict(chosen.defaults) | settings)
+    result.model.eval()
+    return result
+
+
+def _check_finite(model: nn.Module) -> None:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    if not any(isinstance(module, masks.LAYERS) for module in model.modules()):
+        raise ValueError("model has no dense layer and no convolution; there is nothing to compress")
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"model holds NaN or infinity in {name!r}; there is nothing to choose by")
+
+
+def _check_images(model: nn.Module, batches: Batches) -> None:
+    """Raise ValueError unless the model takes the first batch."""
+    device = next(model.parameters()).device
+    images = next(iter(batched(batches, 2, device)))[0][:2]
+    try:
+        with torch.no_grad(), evaluating(model):
+            model(images)
+    except (RuntimeError, ValueError, TypeError) as reason:
+        raise ValueError(
+            f"batches yields images of shape {tuple(images.shape)}, which the model does not take: {reason}"
+        ) from reason
+
+
+def _quantize(
+    model: nn.Module,
+    batches: Batches | None,
+    *,
+    codes: str = "scalar",
+    k: int = 16,
+    length: int = 4,
+    stages: int = 2,
+    rank: int = 8,
+    layers: Iterable[str] | None = None,
+    retrain: Retrain | None = None,
+    measure: Callable[[nn.Module], float] | None = None,
+) -> Result:
+    """Replace weights by codes (Gong et al. 2014): bits per weight, by the form of `codes`.
+
+    Args:
+        model: any network.
+        batches: not read.
+        codes: 'scalar' (k values per layer), 'product' (k pieces of about `length` numbers for each block of columns), 'residual'
+            (k rows in each of `stages`), 'binary' (a sign, and a scale per layer), 'low rank' (factors of `rank`).
+        k: entries of a codebook; the paper's product quantization is best from 4 to 32 in our runs.
+        length: of a piece, for 'product'.
+        stages: for 'residual'.
+        rank: for 'low rank'.
+        layers: which layers; default all that become smaller by it.
+        retrain: trains what is not coded; the paper retrains nothing.
+        measure: gives the record's figure of the network.
+    """
+    forms = _forms(k, length, stages, rank)
+    if codes not in forms:
+        raise ValueError(f"codes is {codes!r}; allowed are {', '.join(forms)}")
+    found = weight_layers(model, layers)
+    if layers is None:
+        layers = [name for name, layer in found.items() if _becomes_smaller(forms[codes], layer.weight)]
+        if not layers:
+            raise ValueError(f"no layer of the model becomes smaller by {codes} codes with these settings: {', '.join(found)}")
+    return vector_quantization.quantize(model, forms[codes], layers=list(layers), retrain=retrain, measure=measure)
+
+
+def _forms(k: int, length: int, stages: int, rank: int) -> dict[str, Callable[[Tensor], Quantized]]:
+    def product(weight: Tensor) -> Quantized:
+        columns = weight[0].numel()
+        segments = next(columns // size for size in range(max(1, length), 0, -1) if columns % size == 0)
+        return vector_quantization.product_quantize(weight, k, segments)
+
+    return {
+        "scalar": lambda weight: vector_quantization.scalar_kmeans(weight, k),
+        "product": product,
+        "residual": lambda weight: vector_quantization.residual_quantize(weight, k, stages),
+        "binary": lambda weight: vector_quantization.binarize(weight, scaled=True),
+        "low rank": lambda weight: vector_quantization.low_rank(weight, rank),
+    }
+
+
+def _becomes_smaller(code: Callable[[Tensor], Quantized], weight: Tensor) -> bool:
+    try:
+        return code(weight).compression_rate > 1
+    except ValueError:
+        return False
+
+
+METHODS: dict[str, Method] = {
+    "vector-quantization": Method(
+        "Gong 2014", "replaces weights by short codes and a codebook", False, _quantize, {}
+    ),
+    "weight-pruning": Method(
+        "Han 2015", "sets the smallest weights to zero", False, weight_pruning.prune, {"sparsity": 0.5}
+    ),
+    "network-trimming": Method(
+        "Hu 2016", "removes neurons and filters that are zero on most images (APoZ)", True, network_trimming.prune, {}
+    ),
+    "filter-pruning": Method(
+        "Li 2017", "removes the filters of smallest L1 norm", False, filter_pruning.prune, {"keep": 0.5}
+    ),
+    "deep-compression": Method(
+        "Han 2016", "prunes weights, shares and trains the values of the rest, and codes them", False,
+        deep_compression.compress_network, {"sparsity": 0.5},
+    ),
+    "channel-pruning": Method(
+        "He 2017", "chooses channels by a LASSO and refits the next layer by least squares", True, channel_pruning.prune,
+        {"keep": 0.5},
+    ),
+    "thinet": Method(
+        "Luo 2017", "removes the channels that the next layer's outputs depend on least", True, thinet.prune, {"keep": 0.5}
+    ),
+}  # fmt: skip
