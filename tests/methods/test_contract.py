@@ -176,7 +176,7 @@ def test_bad_input_is_refused_by_its_name(method):
     wrong: list[tuple[str, dict, object, nn.Module]] = [
         ("'colour' is no setting", dict(colour=1), batches, model),
         ("retrain is a int", dict(retrain=3), batches, model),
-        ("batches.*does not take|wrong channels|batches yields images of shape", {}, loader("lenet-5-relu"), model),
+        ("batches yields images of shape", {}, loader("lenet-5-relu"), model),
         ("batches holds no images", {}, [], model),
         ("NaN", {}, [(torch.full((4, 3, 12, 12), torch.nan), torch.zeros(4).long())], model),
         ("'stem.weight'", {}, batches, spoilt(model)),
