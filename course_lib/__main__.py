@@ -65,10 +65,10 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
 
 def methods(arguments: argparse.Namespace) -> int:
-    """Lists the papers' methods and their settings."""
+    """Lists the papers' methods; of those named, their settings too."""
     from course_lib.commands.prune import listing
 
-    print(listing())
+    print(listing(arguments.names))
     return 0
 
 
@@ -198,7 +198,8 @@ def parser() -> argparse.ArgumentParser:
     add_device(sub)
     add_scale(sub)
 
-    add(methods)
+    sub = add(methods)
+    sub.add_argument("names", nargs="*", metavar="METHOD", help="such as thinet: its settings, and what they mean")
 
     sub = add(prune)
     sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a state dict: safetensors, or of torch.save")

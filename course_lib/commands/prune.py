@@ -1,5 +1,6 @@
 """`python -m course_lib prune` and `methods`: a paper's method on a checkpoint of one's own, from the command line."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -47,13 +48,22 @@ def command(
     print(f"{checkpoint}: {checkpoint.stat().st_size:,} bytes; {out}: {out.stat().st_size:,} bytes")
 
 
-def listing() -> str:
-    """Return a line for each method: its name, the paper, what it does, and its settings."""
+def listing(names: list[str]) -> str:
+    """Return a line for each method: its name, the paper and what it does; of those named, their settings too.
+
+    Raises:
+        ValueError: an unknown name.
+    """
     lines = []
-    for name, method in methods.METHODS.items():
-        settings = ", ".join(f"{setting}={value!r}" for setting, value in method.settings().items() if setting != "measure")
+    for name in names or methods.METHODS:
+        if name not in methods.METHODS:
+            raise ValueError(f"method is {name!r}; allowed are {', '.join(methods.METHODS)}")
+        method = methods.METHODS[name]
         images = "looks at images" if method.needs_images else "needs no images"
-        lines.append(f"{name:20} {method.paper:10} {method.what}; {images}\n{'':20} settings: {settings}")
+        lines.append(f"{name:20} {method.paper:10} {method.what}; {images}")
+        if names:
+            lines += [f"    {setting} = {default!r}" for setting, default in method.settings().items()]
+            lines += ["", inspect.getdoc(method.run)]
     return "\n".join(lines)
 
 

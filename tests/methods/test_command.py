@@ -10,7 +10,6 @@ from torchvision.models import resnet18
 
 from course_lib import methods, models
 from course_lib.__main__ import main
-from course_lib.commands.prune import listing
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -29,11 +28,18 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
-def test_methods_lists_all_seven_with_their_settings(capsys):
+def test_methods_lists_all_seven_with_a_line_each(capsys):
     assert main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(methods.METHODS)
+    assert all(("looks at images" in line) == methods.METHODS[line.split()[0]].needs_images for line in lines)
+
+
+def test_methods_tells_the_settings_of_those_that_are_named(capsys):
+    assert main(["methods", "thinet"]) == 0
     told = capsys.readouterr().out
-    assert told.strip() == listing() and all(f"{name} " in told for name in methods.METHODS)
-    assert "keep=0.5" in told and "needs no images" in told
+    assert "keep = 0.5" in told and "per_class" in told and "Raises" in told
+    assert main(["methods", "magic"]) == 2
 
 
 def test_thinet_on_a_folder_of_images_prints_the_costs_and_writes_a_network(checkpoint, capsys):

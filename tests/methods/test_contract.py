@@ -159,7 +159,8 @@ def test_all_come_back_in_another_process_and_run_in_onnx(tmp_path):
         torch.testing.assert_close(torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), expected[method])
     torch.save(images, tmp_path / "images.pt")
     script = (
-        "import sys, torch; from pathlib import Path; from course_lib import methods; from tests.methods.networks import network\n"
+        "import sys, torch; from pathlib import Path\n"
+        "from course_lib import methods; from tests.methods.networks import network\n"
         "folder = Path(sys.argv[1]); images = torch.load(folder / 'images.pt')\n"
         "with torch.no_grad(): found = {m: methods.load(folder / m, network('small', 5))(images) for m in methods.METHODS}\n"
         "torch.save(found, folder / 'found.pt')"
