@@ -6,6 +6,7 @@ What a command needs is imported when it is called: `--help` answers at once, an
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from course_lib import scale
@@ -164,40 +165,26 @@ def doctor(arguments: argparse.Namespace) -> int:
     return command()
 
 
+Add = Callable[[Callable[[argparse.Namespace], int]], argparse.ArgumentParser]  # a command's function -> its parser
+
+
 def parser() -> argparse.ArgumentParser:
-    """The grammar of the command line; `command` in its result is the function to call."""
+    """Return the grammar of the command line; `command` in what it parses is the function to call."""
     top = argparse.ArgumentParser(prog="python -m course_lib")
     commands = top.add_subparsers(required=True, metavar="{" + ",".join(COMMANDS) + "}")
 
-    def add(command) -> argparse.ArgumentParser:
+    def add(command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
         sub.set_defaults(command=command)
         return sub
 
-    def add_device(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    for group in (_networks, _course, _classroom):
+        group(add)
+    return top
 
-    def add_scale(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--scale", choices=scale.SCALES, help="default: COURSE_SCALE, else lesson")
 
-    sub = add(data)
-    sub.add_argument("names", nargs="*", metavar="NAME", help="mnist, cifar10; default: both")
-    sub.add_argument("--root", help="the data root; default: COURSE_DATA, else data/")
-
-    sub = add(baselines)
-    sub.add_argument("networks", nargs="*", metavar="NETWORK", help="default: all")
-    sub.add_argument("--dataset", help="only those for this data set")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    add_device(sub)
-
-    sub = add(reproduce)
-    sub.add_argument("paper", metavar="PAPER", help="such as weight-pruning; or all")
-    sub.add_argument("--seeds", type=int, default=3, help="runs of each setting")
-    sub.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster; default: a local one sized to this machine")
-    add_device(sub)
-    add_scale(sub)
-
+def _networks(add: Add) -> None:
+    """The commands for a network of one's own."""
     sub = add(methods)
     sub.add_argument("names", nargs="*", metavar="METHOD", help="such as thinet: its settings, and what they mean")
 
@@ -227,13 +214,39 @@ def parser() -> argparse.ArgumentParser:
     sub = add(inspect)
     sub.add_argument("file", type=Path, metavar="FILE")
 
+
+def _course(add: Add) -> None:
+    """The commands for the course itself."""
+    sub = add(data)
+    sub.add_argument("names", nargs="*", metavar="NAME", help="mnist, cifar10; default: both")
+    sub.add_argument("--root", help="the data root; default: COURSE_DATA, else data/")
+
+    sub = add(baselines)
+    sub.add_argument("networks", nargs="*", metavar="NETWORK", help="default: all")
+    sub.add_argument("--dataset", help="only those for this data set")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    _add_device(sub)
+
+    sub = add(reproduce)
+    sub.add_argument("paper", metavar="PAPER", help="such as weight-pruning; or all")
+    sub.add_argument("--seeds", type=int, default=3, help="runs of each setting")
+    sub.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster; default: a local one sized to this machine")
+    _add_device(sub)
+    _add_scale(sub)
+
     add(results)
 
     sub = add(run)
     sub.add_argument("--only", metavar="02", help="the notebook whose name begins so")
     sub.add_argument("--in-place", action="store_true", help="also replace the committed copies")
-    add_scale(sub)
+    _add_scale(sub)
 
+    add(doctor)
+
+
+def _classroom(add: Add) -> None:
+    """The commands for a class."""
     sub = add(release)
     sub.add_argument("--only", metavar="02", help="the notebook whose name begins so")
     sub.add_argument("--out", type=Path, metavar="DIR", help="default: build/")
@@ -251,8 +264,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--memory", type=int, default=3072, metavar="MiB", help="for a submission; default: %(default)s")
     sub.add_argument("--scale", choices=scale.SCALES, default="smoke", help="default: %(default)s")
 
-    add(doctor)
-    return top
+
+def _add_device(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def _add_scale(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--scale", choices=scale.SCALES, help="default: COURSE_SCALE, else lesson")
 
 
 def main(arguments: list[str] | None = None) -> int:

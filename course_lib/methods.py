@@ -53,7 +53,9 @@ class Method:
     def settings(self) -> dict[str, Any]:
         """Return the names of all settings and their defaults."""
         given = list(inspect.signature(self.run).parameters.values())[2:]
-        found = {p.name: None if p.default is p.empty else p.default for p in given if p.name != "retrain"}
+        found = {
+            p.name: None if p.default is p.empty else p.default for p in given if p.name != "retrain" and p.kind != p.VAR_KEYWORD
+        }
         return found | dict(self.defaults)
 
 
@@ -122,39 +124,34 @@ def _quantize(
     model: nn.Module,
     batches: Batches | None,
     *,
-    codes: str = "scalar",
-    k: int = 16,
-    length: int = 4,
-    stages: int = 2,
-    rank: int = 8,
+    codes: str,
     layers: Iterable[str] | None = None,
     retrain: Retrain | None = None,
     measure: Callable[[nn.Module], float] | None = None,
+    **form: int,
 ) -> Result:
-    """Replace weights by codes (Gong et al. 2014): bits per weight, by the form of `codes`.
+    """Replace weights by codes (Gong et al. 2014).
 
     Args:
         model: any network.
         batches: not read.
-        codes: 'scalar' (k values per layer), 'product' (k pieces of about `length` numbers for each block of columns), 'residual'
-            (k rows in each of `stages`), 'binary' (a sign, and a scale per layer), 'low rank' (factors of `rank`).
-        k: entries of a codebook; the paper's product quantization is best from 4 to 32 in our runs.
-        length: of a piece, for 'product'.
-        stages: for 'residual'.
-        rank: for 'low rank'.
+        codes: 'scalar' (`k` values for each layer), 'product' (`k` pieces of about `length` numbers for each block of columns),
+            'residual' (`k` rows in each of `stages`), 'binary' (a sign for each weight, and a scale for each layer), 'low rank'
+            (factors of `rank`).
         layers: which layers; default all that become smaller by it.
         retrain: trains what is not coded; the paper retrains nothing.
-        measure: gives the record's figure of the network.
+        measure: called with the new network; its figure goes into the record.
+        form: k, length, stages, rank.
     """
-    forms = _forms(k, length, stages, rank)
+    forms = _forms(**form)
     if codes not in forms:
         raise ValueError(f"codes is {codes!r}; allowed are {', '.join(forms)}")
     found = weight_layers(model, layers)
     if layers is None:
-        layers = [name for name, layer in found.items() if _becomes_smaller(forms[codes], layer.weight)]
-        if not layers:
-            raise ValueError(f"no layer of the model becomes smaller by {codes} codes with these settings: {', '.join(found)}")
-    return vector_quantization.quantize(model, forms[codes], layers=list(layers), retrain=retrain, measure=measure)
+        found = {name: layer for name, layer in found.items() if _becomes_smaller(forms[codes], layer.weight)}
+        if not found:
+            raise ValueError(f"no layer of the model becomes smaller by {codes} codes of {form}")
+    return vector_quantization.quantize(model, forms[codes], layers=list(found), retrain=retrain, measure=measure)
 
 
 def _forms(k: int, length: int, stages: int, rank: int) -> dict[str, Callable[[Tensor], Quantized]]:
@@ -179,9 +176,10 @@ def _becomes_smaller(code: Callable[[Tensor], Quantized], weight: Tensor) -> boo
         return False
 
 
+CODES = {"codes": "scalar", "k": 16, "length": 4, "stages": 2, "rank": 8}
 METHODS: dict[str, Method] = {
     "vector-quantization": Method(
-        "Gong 2014", "replaces weights by short codes and a codebook", False, _quantize, {}
+        "Gong 2014", "replaces weights by short codes and a codebook", False, _quantize, CODES
     ),
     "weight-pruning": Method(
         "Han 2015", "sets the smallest weights to zero", False, weight_pruning.prune, {"sparsity": 0.5}

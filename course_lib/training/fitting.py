@@ -7,7 +7,7 @@ same seed on the same CPU give the same bits, and so does a call that was killed
 import contextlib
 import inspect
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,28 +128,33 @@ def fit(
         bar = tqdm(total=epochs * steps, initial=len(history.epochs) * steps, desc="training", leave=False, disable=not progress)
         with bar:
             for epoch in range(len(history.epochs), epochs):
-                start = time.perf_counter()
-                totals = torch.zeros(2, device=images.device)
-                seen = 0
-                for step, (x, y) in enumerate(batches(splits.train, batch_size, augment, seed=seed * 100_003 + epoch)):
-                    rate = lr * SCHEDULES[schedule]((epoch * steps + step + 0.5) / (epochs * steps))
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate
-                    totals += _step(model, optimizer, x, y, how, l1)
-                    seen += len(y)
-                    bar.update()
-                    if bar.n % 20 == 0:  # reading a figure waits for the device
-                        loss, accuracy = (totals / seen).tolist()
-                        bar.set_postfix(
-                            loss=f"{loss:.3f}", acc=f"{accuracy:.1%}", img_s=f"{seen / (time.perf_counter() - start):.0f}"
-                        )
-                loss, accuracy = (totals / seen).tolist()
-                history.epochs.append(
-                    dict(epoch=epoch + 1, loss=loss, accuracy=accuracy, lr=rate, seconds=time.perf_counter() - start)
-                )
+                rates = [lr * SCHEDULES[schedule]((epoch * steps + step + 0.5) / (epochs * steps)) for step in range(steps)]
+                pairs = batches(splits.train, batch_size, augment, seed=seed * 100_003 + epoch)
+                row = _epoch(model, optimizer, zip(rates, pairs, strict=True), how, l1, bar)
+                history.epochs.append(dict(epoch=epoch + 1, **row))
                 if resume_from is not None:
                     resuming.store(resume_from, model, optimizer, settings, history.epochs)
     return history
+
+
+def _epoch(
+    model: nn.Module, optimizer: torch.optim.Optimizer, steps: Iterable, how: "Arithmetic", l1: float, bar: tqdm
+) -> dict[str, float]:
+    """One pass over (learning rate, (images, labels)); gives the row of the history."""
+    start, seen = time.perf_counter(), 0
+    totals = torch.zeros(2, device=next(model.parameters()).device)
+    for rate, (x, y) in steps:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        totals += _step(model, optimizer, x, y, how, l1)
+        seen += len(y)
+        bar.update()
+        if bar.n % 20 == 0:  # reading a figure waits for the device
+            loss, accuracy = (totals / seen).tolist()
+            images_a_second = seen / (time.perf_counter() - start)
+            bar.set_postfix(loss=f"{loss:.3f}", acc=f"{accuracy:.1%}", img_s=f"{images_a_second:.0f}")
+    loss, accuracy = (totals / seen).tolist()
+    return dict(loss=loss, accuracy=accuracy, lr=rate, seconds=time.perf_counter() - start)
 
 
 Arithmetic = tuple[torch.dtype, torch.memory_format]
