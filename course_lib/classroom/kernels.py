@@ -221,26 +221,8 @@ class Kernel:
                 await asyncio.sleep(interval)
 
 
-@contextlib.asynccontextmanager
-async def start(limits: Limits, *, sandboxed: bool = True, pass_fds: tuple[int, ...] = ()) -> AsyncIterator[Kernel]:
-    """A kernel that is ready, and gone when the block ends.
-
-    Args:
-        limits: what it may use; without a sandbox only time and output are limited.
-        sandboxed: run it in a sandbox.
-        pass_fds: descriptors that it inherits.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="k"))
-    connection = folder / "c.json"
-    argv = [
-        sys.executable,
-        "-m",
-        "ipykernel_launcher",
-        "-f",
-        str(connection),
-        "--HistoryManager.enabled=False",
-        "--log-level=CRITICAL",
-    ]
+def _context() -> zmq.asyncio.Context:
+    """Sockets of limited memory and patience."""
     context = zmq.asyncio.Context()
     context.setsockopt(zmq.MAXMSGSIZE, LARGEST_MESSAGE)
     context.setsockopt(zmq.RCVHWM, QUEUE)
@@ -248,6 +230,14 @@ async def start(limits: Limits, *, sandboxed: bool = True, pass_fds: tuple[int, 
     context.setsockopt(zmq.SNDTIMEO, 1000 * PATIENCE)  # else a message to a kernel that is gone waits for ever
     context.setsockopt(zmq.RECONNECT_IVL, NEVER)  # a socket's name may lead elsewhere once a student's code has run
     context.setsockopt(zmq.LINGER, 0)
+    return context
+
+
+def _client(folder: Path, context: zmq.asyncio.Context, limits: Limits, sandboxed: bool) -> "_Client":
+    """What talks to a kernel that is not started yet; its connection file and sockets lie in `folder`."""
+    connection = folder / "c.json"
+    launcher = [sys.executable, "-m", "ipykernel_launcher", "-f", str(connection)]
+    argv = [*launcher, "--HistoryManager.enabled=False", "--log-level=CRITICAL"]
     specs = _Specs()
     specs.argv = sandbox.command(argv, limits, show=(str(folder),)) if sandboxed else argv
     manager = _Manager(kernel_name="grading", kernel_spec_manager=specs, transport="ipc", context=context)
@@ -262,6 +252,21 @@ async def start(limits: Limits, *, sandboxed: bool = True, pass_fds: tuple[int, 
     manager.write_connection_file()
     if sandboxed:  # for the sandbox's user; who else reads it cannot reach the sockets
         folder.chmod(0o755), connection.chmod(0o644)
+    return client
+
+
+@contextlib.asynccontextmanager
+async def start(limits: Limits, *, sandboxed: bool = True, pass_fds: tuple[int, ...] = ()) -> AsyncIterator[Kernel]:
+    """A kernel that is ready, and gone when the block ends.
+
+    Args:
+        limits: what it may use; without a sandbox only time and output are limited.
+        sandboxed: run it in a sandbox.
+        pass_fds: descriptors that it inherits.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="k"))
+    context = _context()
+    client = _client(folder, context, limits, sandboxed)
     try:
         await client.async_start_new_kernel(stdout=DEVNULL, stderr=DEVNULL, pass_fds=pass_fds, cwd=str(folder))
         await client.async_start_new_kernel_client()

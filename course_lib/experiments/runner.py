@@ -156,7 +156,6 @@ def run_grid(
     progress: bool = True,
 ) -> None:
     """Runs the rows of `module`'s grid that `path` does not hold yet, and writes each into it as it finishes."""
-    from dask.distributed import as_completed
     from tqdm.auto import tqdm
 
     if seeds < 1:
@@ -169,7 +168,6 @@ def run_grid(
     missing = [(setting, seed) for setting, seed in wanted if _key(setting | dict(seed=seed, scale=scale)) not in done]
     if not missing:
         return
-    failures = []
     with (
         cluster.client(scheduler, device=device) as dask,
         tqdm(total=len(wanted), initial=len(wanted) - len(missing), disable=not progress) as bar,
@@ -179,20 +177,29 @@ def run_grid(
             for setting, seed in missing
         }
         try:
-            for future in as_completed(futures):
-                setting = futures.pop(future)
-                if future.status == "finished":
-                    _add(path, future.result())
-                else:
-                    failures.append(f"{setting['name']}, seed {setting['seed']}: {future.exception()!r}")
-                future.release()  # otherwise Dask runs a recorded row again when the worker that holds it dies
-                bar.update()
-                bar.set_postfix_str(setting["name"])
+            failures = _collect(futures, path, bar)
         except KeyboardInterrupt:
             dask.cancel(list(futures))
             raise
     if failures:
         raise RuntimeError(f"{len(failures)} of {len(wanted)} rows failed, the others are in {path}:\n" + "\n".join(failures))
+
+
+def _collect(futures: dict[Any, dict], path: Path, bar: Any) -> list[str]:
+    """Write each row as it finishes, and take its future out of `futures`; return what failed, a line each."""
+    from dask.distributed import as_completed
+
+    failures = []
+    for future in as_completed(list(futures)):
+        setting = futures.pop(future)
+        if future.status == "finished":
+            _add(path, future.result())
+        else:
+            failures.append(f"{setting['name']}, seed {setting['seed']}: {future.exception()!r}")
+        future.release()  # otherwise Dask runs a recorded row again when the worker that holds it dies
+        bar.update()
+        bar.set_postfix_str(setting["name"])
+    return failures
 
 
 def _row(module: str, setting: dict, seed: int, scale: str, device: str, command: str) -> dict[str, Any]:
@@ -201,7 +208,7 @@ def _row(module: str, setting: dict, seed: int, scale: str, device: str, command
     where = _device(device)
     start = time.perf_counter()
     with warnings.catch_warnings():
-        warnings.simplefilter("error", scale.StandInWarning)  # a row must not be of other data than it says
+        warnings.simplefilter("error", scales.StandInWarning)  # a row must not be of other data than it says
         figures = importlib.import_module(module).run(setting, seed=seed, scale=scale, device=where)
     return (
         setting
