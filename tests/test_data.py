@@ -96,7 +96,7 @@ def test_the_root_is_the_argument_else_course_data_else_beside_the_package(mnist
     assert len(data.load("mnist").train.labels) == 7
     assert data.root_folder("elsewhere") == Path("elsewhere")
     monkeypatch.delenv("COURSE_DATA")
-    assert data.root_folder() == Path(data.__file__).parent.parent / "data"
+    assert data.root_folder() == Path(data.__file__).parents[2] / "data"
 
 
 def flip(content: bytes, at: int) -> bytes:
