@@ -16,7 +16,8 @@ UV = uv==0.13.9
 VENV_PYTHON = .venv/bin/python
 PIP = $(VENV_PYTHON) -m uv pip
 COURSE = $(VENV_PYTHON) -m course_lib
-PYTEST = COURSE_SCALE=smoke OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q
+# Tests start dozens of processes, which must not all compile the same modules: bytecode is kept, whatever the caller prefers
+PYTEST = COURSE_SCALE=smoke OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(VENV_PYTHON) -m pytest -q
 # A process a core, a thread each: more threads than cores wait for each other
 PARALLEL = -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder --durations 10 --durations-min 1
 NOTEBOOKS = $(if $(wildcard notebooks/*.ipynb),--nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks)
@@ -81,9 +82,10 @@ ifneq ($(shell cat .venv/.installed 2>/dev/null),$(shell pwd -P))
 .PHONY: .venv/.installed
 endif
 
+# Compiled once, here: an import of torch from its sources takes twice as long, and a sandbox can keep no bytecode
 .venv/.installed: requirements.lock pyproject.toml | .venv/.uv
 	rm -f $@
-	$(PIP) install --python $(VENV_PYTHON) --require-hashes -r requirements.lock
+	$(PIP) install --python $(VENV_PYTHON) --require-hashes --compile-bytecode -r requirements.lock
 	$(PIP) install --python $(VENV_PYTHON) --no-deps --no-build-isolation --editable .
 	mkdir -p .venv/share/jupyter/lab/settings
 	echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \

@@ -141,7 +141,7 @@ def test_set_up_is_done_once_and_again_where_something_changed(tree):
     assert set_up(tree)[1] == 0
     moved = tree.rename(tree.parent / "moved courses")
     assert set_up(moved)[1] == 2
-    assert "--require-hashes" in (moved / "log").read_text()
+    assert "--require-hashes --compile-bytecode" in (moved / "log").read_text()
 
 
 @pytest.mark.timeout(300)
