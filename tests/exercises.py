@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -50,17 +51,25 @@ def released(name: str, number: int) -> str:
 
 def points(name: str, number: int, answer: str) -> tuple[float, float]:
     """(points won, points possible) of `answer` to an exercise of a notebook."""
+    passed = [(cell.metadata.nbgrader.points, ran) for cell, ran in _tests(name, number, answer)]
+    return sum(worth for worth, ran in passed if ran), sum(worth for worth, _ in passed)
+
+
+def loses_points(name: str, number: int, answer: str) -> bool:
+    """Whether `answer` fails a test that counts; those behind the first such are not run."""
+    return any(cell.metadata.nbgrader.points > 0 and not ran for cell, ran in _tests(name, number, answer))
+
+
+def _tests(name: str, number: int, answer: str) -> Iterator[tuple[nbformat.NotebookNode, bool]]:
+    """The test cells of an exercise, one after another, and whether `answer` passes them."""
     names = dict(_set_up(name))
     with contextlib.suppress(Exception):  # an answer cell that fails leaves its tests to fail, as in a kernel
         exec(answer, names)
-    won = possible = 0
     for grade_id, cell in graded_cells(name).items():
-        if not grade_id.startswith(f"test-{number}-"):
-            continue
-        possible += cell.metadata.nbgrader.points
-        try:
-            exec(cell.source, dict(names))
-        except Exception:  # whatever a wrong answer raises
-            continue
-        won += cell.metadata.nbgrader.points
-    return won, possible
+        if grade_id.startswith(f"test-{number}-"):
+            try:
+                exec(cell.source, dict(names))
+            except Exception:  # whatever a wrong answer raises
+                yield cell, False
+            else:
+                yield cell, True
