@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up. A package stands for all its modules.
 STOREYS = [
     ["course_lib"],
-    ["scale", "files", "modes", "masks"],
+    ["scale", "files", "modes", "masks", "freezing"],
     ["data", "models", "kmeans", "cluster"],
     ["activations"],
     ["surgery"],

@@ -6,15 +6,17 @@ quantization of fc1 over segment length, k and axis. Residual quantization clust
 its rows, so the codebooks weigh least.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from course_lib import data, models
+from course_lib.activations import hooked
 from course_lib.data import Split
 from course_lib.papers import vector_quantization as paper
+from course_lib.storage.codes import WEIGHT_BITS, Quantized
 from course_lib.training import evaluate
 
 # What the paper says of ImageNet: rate of the dense layers, points lost (top-5), as its abstract and text give them
@@ -40,11 +42,10 @@ SETTINGS: dict[str, tuple[tuple[int, ...], ...]] = {
 ALONE = {"scalar": (4,), "product": (8, 4, 0), "residual": (8, 4), "low rank": (4,)}
 CENTRES = (4, 8, 16, 32)  # k of the sweep
 LENGTHS = {0: (1, 2, 4, 10, 20), 1: (1, 2, 4, 7, 14)}  # axis -> segment lengths of the sweep
-Code = Callable[[Tensor], paper.Quantized]
 
 
 def grid(scale: str) -> list[dict]:
-    """All settings; smoke scale keeps the small network."""
+    """Return all settings; smoke scale keeps the small network."""
     networks = NETWORKS[:1] if scale == "smoke" else NETWORKS
     methods = [
         dict(kind="method", network=network, method=method, layers=layers)
@@ -63,7 +64,7 @@ def grid(scale: str) -> list[dict]:
 
 
 def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
-    """One row: `setting` is an entry of `grid`. Raises ValueError for an unknown kind."""
+    """Return one row: `setting` is an entry of `grid`. Raises ValueError for an unknown kind."""
     kinds = {"method": method, "alone": alone, "sweep": sweep}
     if setting["kind"] not in kinds:
         raise ValueError(f"kind is {setting['kind']!r}; known are {', '.join(kinds)}")
@@ -75,7 +76,7 @@ def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
 
 
 def method(setting: dict, model: nn.Module, split: Split, seed: int) -> dict:
-    """All settings of one method: accuracy lost against compression rate (the paper's comparison of all methods)."""
+    """Return accuracy lost and compression rate of all settings of one method (the paper's comparison of all methods)."""
     names = list(dense_layers(model))
     names = names if setting["layers"] == "all" else names[:-1]
     return dict(
@@ -87,7 +88,7 @@ def method(setting: dict, model: nn.Module, split: Split, seed: int) -> dict:
 
 
 def alone(setting: dict, model: nn.Module, split: Split, seed: int) -> dict:
-    """One layer coded and the others exact, and all coded, at the same setting."""
+    """Return the figures with one layer coded and the others exact, and with all coded, at the same setting."""
     code = coder(setting["method"], *ALONE[setting["method"]], seed=seed)
     layers = coded(model, code)
     figures = {name: measure(model, split, {name: layer}) for name, layer in layers.items()}
@@ -95,19 +96,19 @@ def alone(setting: dict, model: nn.Module, split: Split, seed: int) -> dict:
 
 
 def sweep(setting: dict, model: nn.Module, split: Split, seed: int) -> dict:
-    """Product quantization of fc1 alone at one segment length and several k; the rate with and without the codebooks."""
+    """Return points of product quantization of fc1 alone, one segment length, several k; rates with and without codebooks."""
     points = []
     for k in CENTRES:
         weight = dense_layers(model)["fc1"].weight
         layer = product(weight, k, setting["length"], axis=setting["axis"], seed=seed)
-        bare = paper.WEIGHT_BITS * weight.numel() / (layer.codes.numel() * layer.code_bits)
+        bare = WEIGHT_BITS * weight.numel() / (layer.codes.numel() * layer.code_bits)
         loss = measure(model, split, dict(fc1=layer))["loss"]
         points.append(dict(k=k, loss=loss, rate=layer.compression_rate, rate_without_codebook=bare))
     return dict(points=points)
 
 
-def coder(method: str, *arguments: int, seed: int = 0) -> Code:
-    """The function that codes one weight by a method of SETTINGS."""
+def coder(method: str, *arguments: int, seed: int = 0) -> paper.Code:
+    """Return the function that codes one weight by a method of SETTINGS."""
     return {
         "sign": lambda w: paper.binarize(w),
         "scaled sign": lambda w: paper.binarize(w, scaled=True),
@@ -119,32 +120,32 @@ def coder(method: str, *arguments: int, seed: int = 0) -> Code:
 
 
 def product(weight: Tensor, k: int, length: int, axis: int = 0, *, seed: int = 0) -> paper.ProductQuantized:
-    """Product quantization by the length of a segment, or the nearest below it that divides the axis, as a last layer needs."""
+    """Return codes by the length of a segment, or the nearest below it that divides the axis, as a last layer needs."""
     width = weight.flatten(1).shape[axis]
     length = max(d for d in range(1, length + 1) if width % d == 0)
     return paper.product_quantize(weight, k, width // length, axis=axis, seed=seed)
 
 
 def rank_for(weight: Tensor, rate: float) -> int:
-    """The rank whose factors are about `rate` times smaller than the weight, at least 1."""
+    """Return the rank whose factors are about `rate` times smaller than the weight, at least 1."""
     m, n = weight.flatten(1).shape
     return max(1, round(m * n / rate / (m + n + 1)))
 
 
 def dense_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """The dense layers by name, in the model's order."""
+    """Return the dense layers by name, in the model's order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
-def coded(model: nn.Module, code: Code, names: Iterable[str] | None = None) -> dict[str, paper.Quantized]:
-    """Dense layers coded one by one; all, or those of `names`."""
+def coded(model: nn.Module, code: paper.Code, names: Iterable[str] | None = None) -> dict[str, Quantized]:
+    """Return dense layers coded one by one; all, or those of `names`."""
     layers = dense_layers(model)
     return {name: code(layers[name].weight) for name in (layers if names is None else names)}
 
 
-def measure(model: nn.Module, split: Split, layers: Mapping[str, paper.Quantized]) -> dict[str, float]:
-    """Points of accuracy lost, and the compression rate of all dense layers together, those left exact at 32 bits."""
-    sizes = {name: paper.WEIGHT_BITS * layer.weight.numel() for name, layer in dense_layers(model).items()}
+def measure(model: nn.Module, split: Split, layers: Mapping[str, Quantized]) -> dict[str, float]:
+    """Return the points of accuracy lost, and the compression rate of all dense layers together, those left exact at 32 bits."""
+    sizes = {name: WEIGHT_BITS * layer.weight.numel() for name, layer in dense_layers(model).items()}
     bits = sum(layers[name].bits if name in layers else size for name, size in sizes.items())
     loss = 100 * (evaluate(model, split) - evaluate(paper.decoded(model, layers), split))
     return dict(loss=round(loss, 4), rate=round(sum(sizes.values()) / bits, 4))
@@ -152,7 +153,7 @@ def measure(model: nn.Module, split: Split, layers: Mapping[str, paper.Quantized
 
 @torch.no_grad()
 def dense_part(model: nn.Sequential, split: Split) -> tuple[nn.Sequential, Split]:
-    """The network from its first dense layer on, and what it reads there: what lies before is exact, once is enough."""
+    """Return the network from its first dense layer on, and its input there: what lies before is exact, once is enough."""
     first = next(i for i, layer in enumerate(model) if isinstance(layer, nn.Linear))
     features = torch.cat([model[:first](images) for images in split.images.split(1000)])
     return model[first:], Split(features, split.labels)
@@ -160,26 +161,22 @@ def dense_part(model: nn.Sequential, split: Split) -> tuple[nn.Sequential, Split
 
 @torch.no_grad()
 def layer_inputs(model: nn.Module, split: Split) -> dict[str, Tensor]:
-    """What each dense layer reads, over a split: name -> (N, n)."""
+    """Return the inputs of each dense layer over a split: name -> (N, n)."""
     seen: dict[str, Tensor] = {}
 
-    def record(name: str):
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen[name] = inputs[0]
+    def reader(name: str):
+        def read(_module: nn.Module, inputs: Tensor, _output: Tensor) -> None:
+            seen[name] = inputs
 
-        return hook
+        return read
 
-    hooks = [layer.register_forward_pre_hook(record(name)) for name, layer in dense_layers(model).items()]
-    try:
+    with hooked(model, {name: reader(name) for name in dense_layers(model)}):
         model(split.images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return seen
 
 
-def errors(weight: Tensor, layer: paper.Quantized, inputs: Tensor) -> tuple[float, float]:
-    """Relative squared error of a coded weight, and of what the layer says about `inputs` (N, n), their mean taken out."""
+def errors(weight: Tensor, layer: Quantized, inputs: Tensor) -> tuple[float, float]:
+    """Return the relative squared errors of a coded weight, and of the layer's outputs for `inputs` (N, n), mean removed."""
     weight, error = weight.detach(), layer.decode() - weight.detach()
     centred = inputs - inputs.mean(0)
     of_weight = error.square().sum() / weight.square().sum()
@@ -188,8 +185,8 @@ def errors(weight: Tensor, layer: paper.Quantized, inputs: Tensor) -> tuple[floa
 
 
 def mean_points(rows: pd.DataFrame, layers: str = "all") -> pd.DataFrame:
-    """The rows of kind 'method', a line a setting: network, data set, method, arguments; means over seeds of rate and loss,
-    the lowest and highest loss, and the number of seeds."""
+    """Return the rows of kind 'method', a line per setting: network, data set, method, arguments; means over seeds of rate and
+    loss, the lowest and highest loss, and the number of seeds."""
     chosen = rows[(rows.kind == "method") & (rows.layers == layers)].explode("points")
     points = pd.DataFrame(chosen.points.tolist(), index=chosen.index)
     chosen = chosen[["network", "data set", "method", "seed"]].assign(
@@ -203,13 +200,13 @@ def mean_points(rows: pd.DataFrame, layers: str = "all") -> pd.DataFrame:
 
 
 def frontier(points: pd.DataFrame) -> pd.DataFrame:
-    """The settings that no other one of `points` beats in rate and loss both, by rising rate."""
+    """Return the settings that no other one of `points` beats in rate and loss both, by rising rate."""
     best_first = points.sort_values(["rate", "loss"], ascending=[False, True])
     return best_first[best_first.loss < best_first.loss.cummin().shift(fill_value=float("inf"))][::-1]
 
 
 def best_rates(points: pd.DataFrame, allowed: float = 1.0) -> pd.DataFrame:
-    """For each network and method the setting of the highest rate among those that lose at most `allowed` points; where
+    """Return for each network and method the setting of the highest rate among those that lose at most `allowed` points; where
     there is none, the one that loses least."""
     best = []
     for _, group in points.groupby(["network", "method"], sort=False):
@@ -219,7 +216,7 @@ def best_rates(points: pd.DataFrame, allowed: float = 1.0) -> pd.DataFrame:
 
 
 def paper_table(rows: pd.DataFrame, layers: str = "all") -> pd.DataFrame:
-    """'paper / here': the highest rate of the dense layers at no more than one point of accuracy lost."""
+    """Return 'paper / here': the highest rate of the dense layers at no more than one point of accuracy lost."""
     best = best_rates(mean_points(rows, layers))
     return pd.DataFrame(
         {
@@ -237,7 +234,7 @@ def paper_table(rows: pd.DataFrame, layers: str = "all") -> pd.DataFrame:
 
 
 def headline(rows: pd.DataFrame) -> pd.DataFrame:
-    """The main result, for the table over all papers; columns as in `runner.HEADLINE`."""
+    """Return the main result, for the table over all papers; columns as in `runner.HEADLINE`."""
     best = best_rates(mean_points(rows))
     best = best[best.method == "product"].assign(counted="bits of the dense layers", published=PAPER["product"], lost=best.loss)
     return best[["network", "data set", "counted", "published", "rate", "lost", "seeds"]]

@@ -11,9 +11,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from course_lib import data, models
+from course_lib import data, masks, models, plans, training
+from course_lib.activations import hooked
 from course_lib.data import Split, Splits
 from course_lib.papers import weight_pruning as paper
+from course_lib.result import Result
 from course_lib.training import evaluate, fit
 
 # Error in percent before and after, weights before and after, as the paper's table 1 gives them.
@@ -21,7 +23,7 @@ PAPER = {
     "lenet-300-100": dict(rate=12, baseline=1.64, error=1.59, weights=267_000, kept=22_000),
     "lenet-5": dict(rate=12, baseline=0.80, error=0.77, weights=431_000, kept=36_000),
 }
-# Weights kept, FLOPs kept and non-zero activations behind the layer, in percent (tables 3 and 4).
+# Weights kept, FLOPs kept and non-zero activations after the layer, in percent (tables 3 and 4).
 PAPER_LAYERS = {
     "lenet-300-100": {"fc1": (8, 8, 38), "fc2": (9, 4, 65), "fc3": (26, 17, 100)},
     "lenet-5": {"conv1": (66, 66, 82), "conv2": (12, 10, 72), "fc1": (8, 6, 55), "fc2": (19, 10, 100)},
@@ -35,7 +37,7 @@ L1_PENALTY = 2e-5
 
 
 def budget(scale: str) -> dict:
-    """How much work each kind of run does at a scale: epochs, rounds, images of the scan."""
+    """Return how much work each kind of run does at a scale: epochs, rounds, images of the scan."""
     return {
         "smoke": dict(dense=2, rounds=2, final=1, again=1, scan=200),
         "lesson": dict(dense=10, rounds=8, final=6, again=3, scan=3_000),
@@ -44,7 +46,7 @@ def budget(scale: str) -> dict:
 
 
 def grid(scale: str) -> list[dict]:
-    """All settings of the paper's tables and figures; smoke scale keeps the small network."""
+    """Return all settings of the paper's tables and figures; smoke scale keeps the small network."""
     rates = [dict(kind="rate", network="lenet-300-100", rate=rate) for rate in (12, 20, 30)]
     curves = [dict(kind="curve", network="lenet-300-100", curve=curve) for curve in CURVES]
     variants = [dict(kind="variant", network="lenet-300-100", rate=12, variant=variant) for variant in VARIANTS]
@@ -55,7 +57,7 @@ def grid(scale: str) -> list[dict]:
 
 
 def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
-    """One row: `setting` is an entry of `grid`. Raises ValueError for an unknown kind."""
+    """Return one row: `setting` is an entry of `grid`. Raises ValueError for an unknown kind."""
     kinds = {"rate": at_rate, "curve": curve, "variant": variant, "turns": turns}
     if setting["kind"] not in kinds:
         raise ValueError(f"kind is {setting['kind']!r}; known are {', '.join(kinds)}")
@@ -64,78 +66,94 @@ def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
 
 
 def at_rate(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> dict:
-    """The paper's table 1: prune the committed baseline iteratively to a rate, layers by their sensitivity."""
+    """Return a row of the paper's table 1: prune the committed baseline iteratively to a rate, layers by their sensitivity."""
     model = baseline(setting["network"], splits)
     plan = sensitivity_plan(model, splits, setting["rate"], work["scan"])
     pruned = prune(model, splits, plan, work, seed, progress=False)
     return dict(
         baseline_error=error(model, splits.test),
         error=error(pruned.model, splits.test),
-        weights_kept=kept_weights(pruned.masks),
-        weights=sum(mask.numel() for mask in pruned.masks.values()),
+        weights_kept=pruned.record[-1]["kept"],
+        weights=pruned.record[-1]["weights"],
         layers={name: 1 - share for name, share in plan.items()},
     )
 
 
-def prune(
-    model: nn.Module, splits: Splits, plan: Mapping[str, float], work: Mapping[str, int], seed: int, **settings
-) -> paper.Pruned:
-    """`iterative_prune` with the budget of a scale."""
-    settings = RETRAINING | dict(rounds=work["rounds"], final_epochs=work["final"], seed=seed) | settings
-    return paper.iterative_prune(model, splits, sparsity=plan, **settings)
+def prune(model: nn.Module, splits: Splits, plan: Mapping[str, float], work: Mapping[str, int], seed: int, **settings) -> Result:
+    """Return what iterative pruning gives with the budget of a scale: an epoch after each round, more at the end.
+
+    Args:
+        model: a trained network; it is left as it was.
+        splits: `splits.train` is trained on; the record has the accuracy on `splits.test`.
+        plan: layer name -> share to prune.
+        work: an entry of `budget`.
+        seed: of the retraining.
+        settings: more arguments of `training.recipe`.
+    """
+    settings = RETRAINING | dict(seed=seed) | settings
+    return paper.prune(
+        model,
+        splits.train,
+        plan,
+        rounds=work["rounds"],
+        retrain=training.recipe(splits, epochs=1, schedule="constant", **settings),
+        finish=training.recipe(splits, epochs=work["final"], schedule="linear", **settings),
+        measure=lambda network: evaluate(network, splits.test),
+    )
 
 
 def curve(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> dict:
-    """One curve of figure 5: accuracy against the share of weights kept."""
+    """Return one curve of figure 5: accuracy against the share of weights kept."""
     penalty, _, how = setting["curve"].partition(", ")
     dense = train_dense(setting["network"], splits, work["dense"], seed, penalty)
-    plans = {kept: sensitivity_plan(dense, splits, 1 / kept, work["scan"]) for kept in KEPT}
+    shares = {kept: sensitivity_plan(dense, splits, 1 / kept, work["scan"]) for kept in KEPT}
     again = L2 if how != "retraining" else PENALTIES[penalty]
     errors = []
     model = dense
     for kept in KEPT:
         start = model if how == "iterative" else dense
         if how == "no retraining":
-            model = copy.deepcopy(start)
-            paper.apply_masks(model, paper.magnitude_masks(model, plans[kept]))
+            model = paper.prune(start, None, shares[kept]).model
         else:
-            settings = RETRAINING | again | dict(rounds=1, epochs=0, final_epochs=work["again"], seed=seed)
-            model = paper.iterative_prune(start, splits, sparsity=plans[kept], progress=False, **settings).model
+            settings = RETRAINING | again | dict(epochs=work["again"], schedule="linear", seed=seed, progress=False)
+            model = paper.prune(start, None, shares[kept], finish=training.recipe(splits, **settings)).model
         errors.append(error(model, splits.test))
     return dict(baseline_error=error(dense, splits.test), kept=list(KEPT), errors=errors)
 
 
 def variant(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> dict:
-    """Section 3.3: the same masks and budget, survivors kept or drawn anew; and connections chosen at random."""
+    """Return errors by epoch with the same masks and budget, survivors kept or drawn anew, or connections at random (3.3)."""
     dense = train_dense(setting["network"], splits, work["dense"], seed, "L2")
     plan = sensitivity_plan(dense, splits, setting["rate"], work["scan"])
-    masks = paper.magnitude_masks(dense, plan)
+    survivors = paper.magnitude_masks(dense, plan)
     if setting["variant"] == "random connections":
-        masks = {name: shuffled(mask, seed) for name, mask in masks.items()}
+        survivors = {name: shuffled(mask, seed) for name, mask in survivors.items()}
     torch.manual_seed(seed + 1)
     model = (
         copy.deepcopy(dense)
         if setting["variant"] != "survivors re-initialised"
         else models.build(setting["network"]).to(splits.test.images.device)
     )
-    paper.apply_masks(model, masks)
+    masks.apply(model, survivors)
     before = error(model, splits.test)
     errors = []
-    for epoch in range(work["again"]):  # one at a time, to see how fast it recovers
-        fit(model, splits, epochs=1, schedule="constant", masks=masks, seed=seed * 1000 + epoch, progress=False, **RETRAINING)
-        errors.append(error(model, splits.test))
+    with masks.holding(model, survivors):
+        for epoch in range(work["again"]):  # one at a time, to see how fast it recovers
+            fit(model, splits, epochs=1, schedule="constant", seed=seed * 1000 + epoch, progress=False, **RETRAINING)
+            errors.append(error(model, splits.test))
     return dict(baseline_error=error(dense, splits.test), before_retraining=before, errors=errors, error=errors[-1])
 
 
 def turns(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> dict:
-    """Section 3.3: prune and retrain dense layers with convolutions frozen and then the reverse, or all at once."""
+    """Return the error when dense layers are pruned and retrained first, then convolutions, or all at once (section 3.3)."""
     model = baseline(setting["network"], splits)
     plan = sensitivity_plan(model, splits, setting["rate"], work["scan"])
     groups = [["fc1", "fc2"], ["conv1", "conv2"]] if setting["in_turns"] else None
     epochs = work["again"] // 2 if setting["in_turns"] else work["again"]  # the same number of epochs in all
-    pruned = prune(
-        model, splits, plan, work, seed, rounds=1, epochs=max(1, epochs), final_epochs=0, in_turns=groups, progress=False
-    )
+    retrain = training.recipe(
+        splits, epochs=max(1, epochs), schedule="constant", seed=seed, progress=False, **RETRAINING
+    ).__call__  # so that both groups see the images in one order, as when the rows were recorded
+    pruned = paper.prune(model, None, plan, in_turns=groups, retrain=retrain)
     return dict(baseline_error=error(model, splits.test), error=error(pruned.model, splits.test))
 
 
@@ -144,7 +162,7 @@ PENALTIES = {"L2": L2, "L1": dict(l1=L1_PENALTY, weight_decay=0.0)}
 
 
 def train_dense(network: str, splits: Splits, epochs: int, seed: int, penalty: str) -> nn.Module:
-    """A dense network trained from `seed` under the L1 or the L2 penalty."""
+    """Return a dense network trained from `seed` under the L1 or the L2 penalty."""
     torch.manual_seed(seed)
     model = models.build(network).to(splits.train.images.device)
     fit(model, splits, epochs=epochs, lr=0.1, augment="shift", seed=seed, progress=False, **PENALTIES[penalty])
@@ -152,54 +170,45 @@ def train_dense(network: str, splits: Splits, epochs: int, seed: int, penalty: s
 
 
 def baseline(network: str, splits: Splits) -> nn.Module:
-    """The committed network for the data set that is really in use, on its device."""
+    """Return the committed network for the data set that is really in use, on its device."""
     return models.pretrained(network, splits.name).to(splits.test.images.device)
 
 
 def sensitivity_plan(model: nn.Module, splits: Splits, rate: float, images: int) -> dict[str, float]:
-    """Sparsity per layer for a rate, by a scan on training images: the test set takes no part in the choice."""
+    """Return a sparsity per layer for a rate, by a scan on training images: the test set takes no part in the choice."""
     curves = paper.sensitivity(model, splits.train.take(images), SCAN)
-    return paper.sparsities_for_rate(model, curves, SCAN, rate)
+    return plans.sparsities_for_rate(model, curves, SCAN, rate)
 
 
 def error(model: nn.Module, split: Split) -> float:
-    """Error in percent."""
+    """Return the error in percent."""
     return round(100 * (1 - evaluate(model, split)), 4)
 
 
-def kept_weights(masks: Mapping[str, Tensor]) -> int:
-    """Number of weights that the masks leave."""
-    return sum(int(mask.sum()) for mask in masks.values())
-
-
 def shuffled(mask: Tensor, seed: int) -> Tensor:
-    """A mask with as many entries kept, at random places."""
+    """Return a mask with as many entries kept, at random places."""
     order = torch.randperm(mask.numel(), generator=torch.Generator().manual_seed(seed)).to(mask.device)
     return mask.flatten()[order].view(mask.shape)
 
 
 @torch.no_grad()
 def active_inputs(model: nn.Module, split: Split) -> dict[str, float]:
-    """Layer name -> share of its inputs that are not zero, over a split: what a sparse engine has to multiply."""
+    """Return the share of each layer's inputs that are not zero, over a split: what a sparse engine has to multiply."""
     shares: dict[str, float] = {}
 
-    def record(name: str):
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            shares[name] = (inputs[0] != 0).double().mean().item()
+    def reader(name: str):
+        def read(_module: nn.Module, inputs: Tensor, _output: Tensor) -> None:
+            shares[name] = (inputs != 0).double().mean().item()
 
-        return hook
+        return read
 
-    hooks = [layer.register_forward_pre_hook(record(name)) for name, layer in paper.prunable_layers(model).items()]
-    try:
+    with hooked(model, {name: reader(name) for name in masks.weight_layers(model)}):
         model(split.images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return shares
 
 
 def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """'paper / here' for table 1, mean and spread over seeds."""
+    """Return 'paper / here' for table 1, mean and spread over seeds."""
     table = []
     for (network, rate), group in rows[rows.kind == "rate"].groupby(["network", "rate"], sort=True):
         cited = PAPER[network] if rate == PAPER[network]["rate"] else {}
@@ -219,7 +228,7 @@ def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def headline(rows: pd.DataFrame) -> pd.DataFrame:
-    """The main result, for the table over all papers; columns as in `runner.HEADLINE`."""
+    """Return the main result, for the table over all papers; columns as in `runner.HEADLINE`."""
     lines = []
     for network, cited in PAPER.items():
         group = rows[(rows.kind == "rate") & (rows.network == network) & (rows.rate == cited["rate"])]

@@ -11,10 +11,10 @@ from course_lib.notebook.plots import matrices, tiles
 
 
 def codebook_view(model: nn.Module, split: Split, method: str, bits: int, length: int) -> plt.Figure:
-    """Six neurons of the first dense layer before and after coding, and what coding all dense layers costs and saves.
+    """Return a figure of six neurons of the first dense layer before and after coding, and of what coding costs and saves.
 
     Args:
-        model: a trained network whose first dense layer looks at 28 x 28 pixels; it is left as it was.
+        model: a trained network whose first dense layer reads 28 x 28 pixels; it is left as it was.
         split: what the accuracy is measured on.
         method: 'scalar' or 'product'.
         bits: of one code.
@@ -36,12 +36,12 @@ def codebook_view(model: nn.Module, split: Split, method: str, bits: int, length
 
 
 def codebook_panel(model: nn.Module, split: Split):
-    """Method, bits of a code and segment length over `codebook_view`; gives an ipywidgets box."""
+    """Return controls for method, bits of a code and segment length over `codebook_view`, an ipywidgets box."""
     import ipywidgets
 
     controls = {
         "method": ipywidgets.Dropdown(options=["scalar", "product"], value="product", description="method"),
-        "bits": ipywidgets.IntSlider(4, min=1, max=6, description="bits a code", continuous_update=False),
+        "bits": ipywidgets.IntSlider(4, min=1, max=6, description="bits per code", continuous_update=False),
         "length": ipywidgets.SelectionSlider(options=[1, 2, 4, 10, 20], value=4, description="segment", continuous_update=False),
     }
     return panel(controls, lambda chosen: codebook_view(model, split, **chosen))

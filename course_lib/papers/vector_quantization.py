@@ -1,27 +1,35 @@
 """Compressing Deep Convolutional Networks using Vector Quantization: Gong, Liu, Yang, Bourdev 2014 (arXiv 1412.6115).
 
-A trained weight matrix W (m x n) is replaced by short codes and a codebook that says what each code stands for:
+A trained weight matrix W (m x n) is replaced by short codes, and a codebook that lists the values they stand for:
 
     W_ij ~ codebook[codes_ij],     32 m n / (m n log2 k + 32 k) times smaller                  (scalar k-means)
 
-Here, in the paper's order: matrix factorization (section 3.1), binarization, scalar k-means, product quantization and
-residual quantization (section 3.2). The two k-means they need are `course_lib.kmeans`. Rates count codes and codebooks, to
-the bit. A convolution (n, c, h, w) is taken as the matrix (n, c h w). Nothing is retrained; biases stay as they are.
+Here, in the paper's order: matrix factorization (section 3.1), then binarization, scalar k-means, product quantization and
+residual quantization (section 3.2), and last `quantize`, which codes the layers of a network. What they return, with its
+`decode`, `bits` and `compression_rate`, is in `course_lib.storage.codes`; the two k-means are in `course_lib.kmeans`. Rates
+count codes and codebooks, to the bit. A convolution (n, c, h, w) is taken as the matrix (n, c h w).
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from course_lib import training
+from course_lib.freezing import frozen
 from course_lib.kmeans import kmeans, kmeans_1d, look_up
+from course_lib.masks import weight_layers
+from course_lib.result import Result
+from course_lib.storage.codes import Binarized, LowRank, ProductQuantized, Quantized, ResidualQuantized, ScalarQuantized
+from course_lib.training import Retrain
 
-WEIGHT_BITS = 32  # of a plain weight, and of a number in a codebook
+Code = Callable[[Tensor], Quantized]  # codes one weight, as lambda weight: scalar_kmeans(weight, 16)
 
 
 def low_rank(weight: Tensor, rank: int) -> LowRank:
-    """The best approximation of W by a matrix of rank r, from its singular value decomposition (section 3.1).
+    """Return the best approximation of W by a matrix of rank r, from its singular value decomposition (section 3.1).
 
     Args:
         weight: (m, n) or (n, c, h, w), floating point.
@@ -38,11 +46,11 @@ def low_rank(weight: Tensor, rank: int) -> LowRank:
 
 
 def binarize(weight: Tensor, *, scaled: bool = False) -> Binarized:
-    """sign(W): +1 where w >= 0, else -1; one bit a weight (section 3.2.1).
+    """Return sign(W): +1 where w >= 0, else -1; one bit per weight (section 3.2.1).
 
     Args:
         weight: (m, n) or (n, c, h, w), floating point.
-        scaled: times mean |w|, the scale of least squared error; not in the paper, 32 bits more.
+        scaled: multiply by mean |w|, the scale of least squared error; not in the paper, and 32 bits more.
 
     Raises:
         ValueError: a weight that is no matrix or not finite.
@@ -52,7 +60,7 @@ def binarize(weight: Tensor, *, scaled: bool = False) -> Binarized:
 
 
 def scalar_kmeans(weight: Tensor, k: int) -> ScalarQuantized:
-    """One codebook of k values for all weights; log2 k bits a weight (section 3.2.2).
+    """Return one codebook of k values for all weights, and a code of log2 k bits per weight (section 3.2.2).
 
     Args:
         weight: (m, n) or (n, c, h, w), floating point.
@@ -66,9 +74,9 @@ def scalar_kmeans(weight: Tensor, k: int) -> ScalarQuantized:
 
 
 def product_quantize(weight: Tensor, k: int, segments: int, *, axis: int = 1, seed: int = 0) -> ProductQuantized:
-    """W = [W^1 ... W^s], blocks of n / s columns; each block's sub-rows are coded by a k-means of their own (section 3.2.3).
+    """Return W = [W^1 ... W^s] in blocks of n / s columns, the sub-rows of each coded by a k-means of its own (section 3.2.3).
 
-    The codebooks hold k n floats in all, however many blocks there are, so k << m is needed: cut the shorter axis.
+    The codebooks hold k n floats in all, however many blocks there are, so k must be much smaller than m: cut the shorter axis.
 
     Args:
         weight: (m, n) or (n, c, h, w), floating point.
@@ -91,7 +99,7 @@ def product_quantize(weight: Tensor, k: int, segments: int, *, axis: int = 1, se
 
 
 def residual_quantize(weight: Tensor, k: int, stages: int, *, axis: int = 1, seed: int = 0) -> ResidualQuantized:
-    """k-means of whole rows, then of what it left over, and so on: a row is the sum of one centre a stage (section 3.2.4).
+    """Return codes of whole rows by k-means, then of the residual, and so on: a row is a sum of one centroid per stage (3.2.4).
 
     Args:
         weight: (m, n) or (n, c, h, w), floating point.
@@ -108,15 +116,19 @@ def residual_quantize(weight: Tensor, k: int, stages: int, *, axis: int = 1, see
     residual = _matrix(weight, axis)
     codebooks, codes = [], []
     for stage in range(stages):
-        centres, code = kmeans(residual[None], k, seed + stage)  # (1, k, n), (1, m)
-        residual = residual - look_up(centres, code)[0]
-        codebooks.append(centres)
+        centroids, code = kmeans(residual[None], k, seed + stage)  # (1, k, n), (1, m)
+        residual = residual - look_up(centroids, code)[0]
+        codebooks.append(centroids)
         codes.append(code)
     return ResidualQuantized(weight.shape, torch.cat(codes), torch.cat(codebooks), axis == 0)
 
 
 def decoded(model: nn.Module, layers: Mapping[str, Quantized]) -> nn.Module:
-    """A copy of the network that computes with the decoded weights; biases and other layers are exact.
+    """Return a copy of the network that computes with the decoded weights; biases and other layers are exact.
+
+    Args:
+        model: any network; it is left as it was.
+        layers: layer name -> its coded weight.
 
     Raises:
         ValueError: a name that is no layer of the model, or a weight of another shape.
@@ -131,8 +143,77 @@ def decoded(model: nn.Module, layers: Mapping[str, Quantized]) -> nn.Module:
     return model
 
 
+def quantize(
+    model: nn.Module,
+    code: Code,
+    *,
+    layers: Iterable[str] | None = None,
+    retrain: Retrain | None = None,
+    measure: Callable[[nn.Module], float] | None = None,
+) -> Result:
+    """Return a network that computes with coded weights, and the codes: saved, each coded layer takes as many bits as it says.
+
+    The paper codes the dense layers and retrains nothing. With `retrain`, the rest of the network is trained once, after all
+    layers are coded: biases, norms, layers without codes. Coded weights stay exactly what their codes say, by any optimizer.
+
+    Args:
+        model: any network; it is left as it was.
+        code: called with each weight, (n, c) or (n, c, h, w); one of the functions above, its other arguments filled in.
+        layers: the layers to code; default the dense ones, as in the paper.
+        retrain: trains the network that it is given, in place.
+        measure: gives a figure of the network for the record, such as its accuracy.
+
+    Returns:
+        The network; a row per layer with its bits, compression rate and relative squared error, and with `measure` the figure
+        when this layer and those before it are coded ('quantized') and after retraining ('retrained', in the last row).
+
+    Raises:
+        ValueError: no layers, an unknown one, or one that `code` refuses; the message names it.
+    """
+    if layers is None:
+        layers = [name for name, layer in weight_layers(model).items() if isinstance(layer, nn.Linear)]
+    model = copy.deepcopy(model).eval()
+    codes: dict[str, Quantized] = {}
+    record: list[dict[str, Any]] = []
+    for name, layer in weight_layers(model, layers).items():
+        codes[f"{name}.weight"] = coded = _coded(code, layer.weight, name)
+        error = _relative_error(layer.weight, coded)
+        record.append(dict(layer=name, bits=coded.bits, compression_rate=coded.compression_rate, error=error))
+        layer.weight.data.copy_(coded.decode())
+        if measure is not None:
+            record[-1]["quantized"] = record[-1]["retrained"] = measure(model)
+    if retrain is not None:
+        if all(name in codes for name, _ in model.named_parameters()):
+            raise ValueError("retrain is given, but every parameter of the model is coded; nothing is left to train")
+        with frozen(model, codes):
+            training.call(retrain, model)
+        if measure is not None:
+            record[-1]["retrained"] = measure(model)
+    return Result(model, record, codes)
+
+
+def _coded(code: Code, weight: Tensor, layer: str) -> Quantized:
+    """Return the code of a layer's weight; where it is refused, the message names the layer."""
+    try:
+        coded = code(weight.detach())
+    except ValueError as reason:
+        raise ValueError(f"layer {layer!r}: {reason}") from reason
+    if not isinstance(coded, Quantized) or coded.shape != weight.shape:
+        raise ValueError(
+            f"code gives {type(coded).__name__} for layer {layer!r}; expected a Quantized of shape {tuple(weight.shape)}"
+        )
+    return coded
+
+
+def _relative_error(weight: Tensor, coded: Quantized) -> float:
+    """Return the squared error of a coded weight over the weight's own square; 0 for a weight of zeros that is exact."""
+    weight = weight.detach().double()
+    error, square = (coded.decode().double() - weight).square().sum(), weight.square().sum()
+    return float(error / square) if square > 0 else float(error)
+
+
 def _matrix(weight: Tensor, axis: int = 1) -> Tensor:
-    """A dense weight as it is, a convolution's (n, c, h, w) as (n, c h w), transposed for axis 0; detached, float32."""
+    """Return a weight as the matrix (m, n) that is coded: (n, c h w) for a convolution, transposed for axis 0; float32."""
     if weight.dim() < 2 or weight.numel() == 0:
         raise ValueError(f"weight has shape {tuple(weight.shape)}; expected a matrix (m, n) or a convolution (n, c, h, w)")
     if not weight.isfinite().all():

@@ -1,31 +1,31 @@
 """Learning both Weights and Connections for Efficient Neural Networks: Han, Pool, Tran, Dally, NIPS 2015 (arXiv 1506.02626).
 
-A connection whose weight is small is taken out; those that stay are retrained from the values they have; and again:
+A connection whose weight is small is removed; those that stay are retrained from the values they have; and again:
 
     keep w_ij  where  |w_ij| > quality * std(W)                       (section 3, 'Pruning connections')
 
-Here, in the paper's order: the masks, the dropout rate of retraining (section 3.2), sensitivity of the layers (section 5,
-figure 6), iterative pruning (section 3.4) and the removal of dead neurons (section 3.5). L1 and L2 penalties (section 3.1)
-and frozen layers (section 3.3) are arguments of `course_lib.training.fit`. Biases are never pruned.
+Here: the masks, the dropout rate of retraining (section 3.2), the sensitivity of the layers (section 5, figure 6), and the loop
+of pruning and retraining (sections 3.3 and 3.4). L1 and L2 penalties (section 3.1) belong to the function that retrains. Dead
+neurons (section 3.5) are removed by `course_lib.surgery.dead_neurons`. Biases are never pruned.
 """
 
 import copy
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from course_lib import surgery
-from course_lib.data import Splits
-from course_lib.training import evaluate, fit, numbered
-
-PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+from course_lib import masks, plans, training
+from course_lib.data import Batches
+from course_lib.freezing import frozen
+from course_lib.result import Result
+from course_lib.training import Retrain
 
 
 def threshold_mask(weight: Tensor, quality: float) -> Tensor:
-    """True where |w| exceeds `quality` standard deviations of the layer's weights.
+    """Return a mask that is True where |w| exceeds `quality` standard deviations of the layer's weights.
 
     Were they Gaussian around zero, quality 0.44, 1.13, 1.55, 1.75 would keep 66, 26, 12, 8 %.
 
@@ -46,9 +46,9 @@ def threshold_mask(weight: Tensor, quality: float) -> Tensor:
 
 
 def sparsity_mask(weight: Tensor, sparsity: float) -> Tensor:
-    """False at the round(sparsity * size) weights of smallest magnitude, True elsewhere.
+    """Return a mask that is False at the round(sparsity * size) weights of smallest magnitude, True elsewhere.
 
-    The same as a threshold, chosen so that exactly this share goes; among equal magnitudes the first ones go.
+    The same as a threshold, chosen so that exactly this share is pruned; among equal magnitudes the first ones are.
 
     Args:
         weight: a layer's weights, any shape, floating point.
@@ -73,7 +73,7 @@ def sparsity_mask(weight: Tensor, sparsity: float) -> Tensor:
 
 
 def adjusted_dropout(rate: float, kept: int, total: int) -> float:
-    """The dropout rate for retraining a pruned layer: D_r = D_o sqrt(C_r / C_o) (section 3.2, equation 2).
+    """Return the dropout rate for retraining a pruned layer: D_r = D_o sqrt(C_r / C_o) (section 3.2, equation 2).
 
     Pruning already thins the layer, so less dropout is needed against overfitting.
 
@@ -96,202 +96,174 @@ def adjusted_dropout(rate: float, kept: int, total: int) -> float:
 
 
 def magnitude_masks(model: nn.Module, sparsity: float | Mapping[str, float]) -> dict[str, Tensor]:
-    """`sparsity_mask` for several layers, keyed by parameter name as `course_lib.training.fit` takes them.
+    """Return the `sparsity_mask` of several layers, by parameter name, as `course_lib.masks` takes them.
 
     Args:
         model: any network with dense or convolutional layers.
-        sparsity: one share for every layer, or a share by layer name; layers that it does not name are left out.
+        sparsity: one share for every layer, or a share by layer name; layers that it does not name have no mask.
+
+    Raises:
+        ValueError: a share outside [0, 1), or an unknown layer.
     """
-    layers = prunable_layers(model, sparsity if isinstance(sparsity, Mapping) else None)
-    shares = sparsity if isinstance(sparsity, Mapping) else dict.fromkeys(layers, sparsity)
-    return {f"{name}.weight": sparsity_mask(layer.weight, shares[name]) for name, layer in layers.items()}
+    return {
+        f"{name}.weight": sparsity_mask(model.get_submodule(name).weight, share)
+        for name, share in _shares(model, sparsity).items()
+    }
 
 
-class Pruned(NamedTuple):
-    """What `iterative_prune` gives."""
-
-    model: nn.Module  # pruned weights are exactly zero
-    masks: dict[str, Tensor]  # parameter name -> bool mask
-    rounds: list[dict[str, float]]  # a row a round: share of weights kept, accuracy pruned, accuracy retrained
-
-
-def iterative_prune(
-    model: nn.Module,
-    splits: Splits,
-    *,
-    sparsity: float | Mapping[str, float],
-    rounds: int = 10,
-    epochs: int = 1,
-    final_epochs: int = 5,
-    in_turns: Sequence[Sequence[str]] | None = None,
-    seed: int = 0,
-    **retraining,
-) -> Pruned:
-    """Prune a little, retrain the survivors, prune more (section 3.4); survivors keep their values (section 3.3).
-
-    After round t of T a layer's sparsity is s_T (1 - (1 - t / T)^3): much at first, little near the end (Zhu & Gupta 2017;
-    the paper does not say how it spaces its rounds). One round is pruning in one step.
+def sensitivity(
+    model: nn.Module, batches: Batches, sparsities: Sequence[float], layers: Iterable[str] | None = None
+) -> dict[str, Tensor]:
+    """Return the accuracy when one layer alone is pruned, without retraining (section 5, figure 6).
 
     Args:
         model: a trained network; it is left as it was.
-        splits: `splits.train` is retrained on; both splits are evaluated on for the record.
-        sparsity: final share to prune, one for every layer or by layer name, in [0, 1).
-        rounds: how often to prune.
-        epochs: of retraining after each round, at a constant learning rate.
-        final_epochs: of retraining at the end, with the rate falling to zero.
-        in_turns: groups of layer names; each round prunes and retrains one group after the other, the other groups frozen
-            (section 3.3: convolutions stay fixed while dense layers retrain, and the reverse).
-        seed: of the retraining.
-        retraining: arguments of `course_lib.training.fit`, such as lr, l1, weight_decay, augment, batch_size; each call has a
-            file of its own, numbered, beside `resume_from`.
+        batches: images and labels on which the accuracy is measured. They guide a choice, so take none of the test set.
+        sparsities: the shares to prune, each in [0, 1).
+        layers: the layers to scan; default all dense and convolutional ones.
+
+    Returns:
+        Layer name -> accuracies in [0, 1], float64 of shape (len(sparsities),). `course_lib.plans` makes plans of them.
 
     Raises:
-        ValueError: a sparsity outside [0, 1), rounds below 1, a group that names an unknown layer, or what `fit` refuses.
+        ValueError: a share outside [0, 1), an unknown layer, or no images.
+    """
+
+    def pruned(model: nn.Module, layer: str, sparsity: float) -> nn.Module:
+        model = copy.deepcopy(model)
+        masks.apply(model, magnitude_masks(model, {layer: sparsity}))
+        return model
+
+    return plans.scan(model, batches, masks.weight_layers(model, layers), sparsities, pruned)
+
+
+def prune(
+    model: nn.Module,
+    batches: Batches | None,
+    sparsity: float | Mapping[str, float],
+    *,
+    rounds: int = 1,
+    in_turns: Sequence[Sequence[str]] | None = None,
+    retrain: Retrain | None = None,
+    finish: Retrain | None = None,
+    measure: Callable[[nn.Module], float] | None = None,
+) -> Result:
+    """Prune a little, retrain the survivors from their values, prune more (sections 3.3 and 3.4).
+
+    After round t of T a layer's sparsity is s (1 - (1 - t / T)^3): much at first, little near the end (Zhu & Gupta 2017; the
+    paper does not say how it spaces its rounds). Dropout after a pruned layer gets its `adjusted_dropout` before retraining;
+    the result has these rates, so that whoever trains it further does so, too.
+
+    Args:
+        model: a trained network; it is left as it was.
+        batches: not read, since the method looks at weights alone; it has the place that it has in every paper's loop.
+        sparsity: the share to prune in the end, in [0, 1): one for all dense and convolutional layers, or by layer name.
+        rounds: how often to prune; 1 prunes in one step. The paper gets further with more (figure 5).
+        in_turns: groups of layers, or of modules that contain them. Each round prunes and retrains one group after the other,
+            while the other groups stay exactly as they are, statistics of their batch norms included (section 3.3:
+            convolutions are fixed while dense layers retrain, and the reverse). What no group names is trained in every turn.
+        retrain: trains the network it is given, in place, after each pruning. Pruned weights stay exactly zero.
+        finish: the same, once at the end, with nothing fixed but the pruned weights.
+        measure: gives a figure of the network for the record, such as its accuracy.
+
+    Returns:
+        The network, whose pruned weights are exactly zero; and a row per round, with `in_turns` a row per group of a round, with
+        `finish` a last one for it: round, weights of the layers to prune, how many are kept, and the figure of `measure` when
+        they were just 'pruned' and when 'retrained'.
+
+    Raises:
+        ValueError: a sparsity outside [0, 1), rounds below 1, a name in `sparsity` or `in_turns` that is no layer of the model,
+            a layer that is in two groups, or that only one of `sparsity` and `in_turns` names. Nothing is skipped in silence.
     """
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; allowed are 1 and above")
-    model = copy.deepcopy(model)
-    final = sparsity if isinstance(sparsity, Mapping) else dict.fromkeys(prunable_layers(model), sparsity)
-    for share in final.values():
-        _check_sparsity(share)
-    groups = in_turns or [list(final)]
-    prunable_layers(model, [name for group in groups for name in group])  # names the unknown ones
-    original_dropout = dropout_layers(model)
-    masks: dict[str, Tensor] = {}
-    record: list[dict[str, float]] = []
+    shares = _shares(model, sparsity)
+    turns = [(list(shares), [])] if in_turns is None else _turns(model, in_turns, shares)
+    model = copy.deepcopy(model).eval()
+    dropout = dropout_layers(model)
+    survivors: dict[str, Tensor] = {}
+    record: list[dict[str, Any]] = []
     calls = itertools.count(1)
 
-    def retrain(epochs: int, frozen: Sequence[str], schedule: str) -> None:
-        scale_dropout(original_dropout, masks)
-        settings = dict(epochs=epochs, masks=masks, frozen=frozen, schedule=schedule, seed=seed + len(record))
-        fit(model, splits, **settings, **numbered(retraining, next(calls)))
+    def train(how: Retrain | None, fixed: Sequence[str], number: int) -> None:
+        figures = {} if measure is None else {"pruned": measure(model)}
+        with frozen(model, fixed), masks.holding(model, survivors):
+            training.call(how, model, next(calls))
+        if measure is not None:
+            figures["retrained"] = figures["pruned"] if how is None else measure(model)
+        record.append(dict(round=number) | _counts(model, shares, survivors) | figures)
 
     for number in range(1, rounds + 1):
         progress = 1 - (1 - number / rounds) ** 3
-        for group in groups:
-            masks |= magnitude_masks(model, {name: final[name] * progress for name in group if name in final})
-            apply_masks(model, masks)
-            pruned = evaluate(model, splits.test)
-            frozen = [name for other in groups if other is not group for name in other]
-            if epochs:
-                retrain(epochs, frozen, "constant")
-        kept = sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
-        record.append(dict(round=number, kept=kept, pruned=pruned, retrained=evaluate(model, splits.test)))
-    if final_epochs:
-        retrain(final_epochs, [], "linear")
-        record.append(dict(round=rounds + 1, kept=kept, pruned=record[-1]["retrained"], retrained=evaluate(model, splits.test)))
-    return Pruned(model, masks, record)
-
-
-def remove_dead_neurons(model: nn.Module, example_input: Tensor) -> nn.Module:
-    """A narrower copy without dead neurons and channels, with the same outputs (section 3.5).
-
-    One is dead when nothing reads it (all its outgoing weights are zero) or when it reads nothing (all incoming ones are).
-    The second kind still says a constant, act(bias), which moves into the biases of its readers first. Where that cannot be
-    exact, because a reader pads with zeros or has no bias, the neuron stays. Each layer keeps at least one, and layers that
-    `surgery.narrow` does not accept keep all.
-
-    Args:
-        model: a pruned network of dense layers and 2-d convolutions, without batch statistics of its own (evaluation mode).
-        example_input: a batch (N, ...) on the model's device.
-
-    Raises:
-        ValueError: the model cannot be traced.
-    """
-    layers = surgery.prunable_layers(model, example_input)
-    modes = [module.training for module in model.modules()]
-    model = copy.deepcopy(model).eval()
-    found = True
-    while found:  # a neuron that goes may take the last reader of another one with it
-        found = False
-        for name in layers:
-            keep = _alive(model, name, example_input)
-            if len(keep) < len(model.get_submodule(name).weight):
-                model, found = surgery.keep_channels(model, name, keep, example_input), True
-    for module, mode in zip(model.modules(), modes, strict=True):
-        module.training = mode
-    return model
-
-
-@torch.no_grad()
-def _alive(model: nn.Module, name: str, example_input: Tensor) -> list[int]:
-    """Output channels of a layer that must stay; the constants of the others are folded into `model`'s biases."""
-    everything = list(range(len(model.get_submodule(name).weight)))
-    tied = surgery.coupling(model, name, example_input)
-    norms = all(isinstance(model.get_submodule(other), nn.modules.batchnorm._BatchNorm) for other in tied.others)
-    if tied.is_output or not tied.consumers or not norms:
-        return everything
-    reads_nothing = torch.stack([_is_zero(model.get_submodule(p).weight) for p in tied.producers]).all(0)
-    readers = {reader: model.get_submodule(reader) for reader in tied.consumers}
-    unread = torch.stack([_is_zero(_outgoing(readers[r].weight, columns)) for r, columns in tied.consumers.items()]).all(0)
-    constants = _constants(model, example_input, tied.consumers) if (reads_nothing & ~unread).any() else {}
-    for reader, (low, high) in constants.items():
-        exact = readers[reader].bias is not None and not any(_padding(readers[reader]))
-        reads_nothing &= (low == high).all(1) & ((low == 0).all(1) | exact)
-    dead = unread | reads_nothing
-    if dead.all():
-        dead[0] = False
-    for reader, (value, _) in constants.items():
-        folded = (reads_nothing & dead)[:, None] * value  # (C, r)
-        if folded.any():
-            weights = _outgoing(readers[reader].weight, tied.consumers[reader])  # (C, n, r, ...)
-            readers[reader].bias += torch.einsum("cnr...,cr->n", weights, folded)
-    return (~dead).nonzero().flatten().tolist()
-
-
-def _is_zero(weight: Tensor) -> Tensor:
-    """(C, ...) -> (C,): whether all entries of a channel are zero."""
-    return (weight == 0).flatten(1).all(1)
-
-
-def _outgoing(weight: Tensor, columns: Tensor) -> Tensor:
-    """A reader's weight (n, c, ...) by the channels that it reads: (C, n, r, ...) for columns (C, r)."""
-    return weight[:, columns.to(weight.device)].movedim(1, 0)
-
-
-def _padding(reader: nn.Module) -> tuple[int, ...]:
-    padding = getattr(reader, "padding", 0)
-    return (1,) if padding == "same" else (0,) if padding == "valid" else padding if isinstance(padding, tuple) else (padding,)
-
-
-def _constants(model: nn.Module, example_input: Tensor, consumers: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """What each reader sees of each channel: the least and the greatest value over images and positions, (C, r) each."""
-    seen = {}
-
-    def record(reader: str):
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            columns = consumers[reader].to(inputs[0].device)
-            channels = -1 if isinstance(model.get_submodule(reader), nn.Linear) else 1
-            values = inputs[0].movedim(channels, 0).flatten(1)[columns]  # (C, r, images and positions)
-            seen[reader] = values.amin(2), values.amax(2)
-
-        return hook
-
-    hooks = [model.get_submodule(reader).register_forward_pre_hook(record(reader)) for reader in consumers]
-    try:
-        model(example_input)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen
+        for layers, fixed in turns:
+            survivors |= magnitude_masks(model, {name: shares[name] * progress for name in layers})
+            masks.apply(model, survivors)
+            scale_dropout(dropout, survivors)
+            train(retrain, fixed, number)
+    if finish is not None:
+        train(finish, [], rounds + 1)
+    return Result(model, record)
 
 
 def dropout_layers(model: nn.Module) -> dict[str, tuple[nn.Dropout, float]]:
-    """Parameter name of a layer -> (the dropout behind it, its rate), in the order in which the model registers them."""
+    """Return, by parameter name of a layer, the dropout that follows it in the order of the model's modules, and its rate."""
     found, weight = {}, None
     for name, module in model.named_modules():
-        if isinstance(module, PRUNABLE):
+        if isinstance(module, masks.LAYERS):
             weight = f"{name}.weight"
         elif isinstance(module, nn.Dropout) and weight is not None:
             found[weight] = (module, module.p)
     return found
 
 
-def scale_dropout(original: Mapping[str, tuple[nn.Dropout, float]], masks: Mapping[str, Tensor]) -> None:
-    """Sets every dropout behind a pruned layer to its `adjusted_dropout` (section 3.2)."""
+def scale_dropout(original: Mapping[str, tuple[nn.Dropout, float]], survivors: Mapping[str, Tensor]) -> None:
+    """Set every dropout after a pruned layer to its `adjusted_dropout` (section 3.2), in place."""
     for name, (dropout, rate) in original.items():
-        if name in masks:
-            dropout.p = adjusted_dropout(rate, int(masks[name].sum()), masks[name].numel())
+        if name in survivors:
+            dropout.p = adjusted_dropout(rate, int(survivors[name].sum()), survivors[name].numel())
+
+
+def _shares(model: nn.Module, sparsity: float | Mapping[str, float]) -> dict[str, float]:
+    """Return the share to prune of each layer, in the model's order."""
+    layers = masks.weight_layers(model)
+    shares = sparsity if isinstance(sparsity, Mapping) else dict.fromkeys(layers, sparsity)
+    unknown = [name for name in shares if name not in layers]
+    if unknown or not shares:
+        named = f"names {unknown[0]!r}" if unknown else "names no layer"
+        raise ValueError(f"sparsity {named}; the model's dense and convolutional layers are {', '.join(layers)}")
+    for share in shares.values():
+        _check_sparsity(share)
+    return {name: shares[name] for name in layers if name in shares}
+
+
+def _turns(model: nn.Module, groups: Sequence[Sequence[str]], shares: Mapping[str, float]) -> list[tuple[list[str], list[str]]]:
+    """Return for each group the layers that are pruned with it, and the names in all other groups."""
+    weighted, modules = masks.weight_layers(model), dict(model.named_modules())
+    for name in itertools.chain.from_iterable(groups):
+        if not name or name not in modules:
+            raise ValueError(f"in_turns names {name!r}; the model's dense and convolutional layers are {', '.join(weighted)}")
+        if name in weighted and name not in shares:
+            raise ValueError(f"in_turns names {name!r}, for which sparsity has no share; it names {', '.join(shares)}")
+    turns = [
+        (
+            [layer for layer in shares if any(f"{layer}.".startswith(f"{name}.") for name in group)],
+            [name for other in groups if other is not group for name in other],
+        )
+        for group in groups
+    ]
+    if [] in (layers for layers, _ in turns):
+        raise ValueError(f"in_turns is {groups}; each group has to name, or contain, layers of sparsity: {', '.join(shares)}")
+    pruned = [layer for turn, _ in turns for layer in turn]
+    for layer in shares:
+        if pruned.count(layer) != 1:
+            raise ValueError(f"in_turns has layer {layer!r} in {pruned.count(layer)} groups; each layer of sparsity is in one")
+    return turns
+
+
+def _counts(model: nn.Module, shares: Mapping[str, float], survivors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return how many weights the layers to be pruned have, and how many of them are kept by now."""
+    weights = sum(model.get_submodule(name).weight.numel() for name in shares)
+    return dict(weights=weights, kept=weights - sum(int((~mask).sum()) for mask in survivors.values()))
 
 
 def _check_sparsity(sparsity: float) -> None:
