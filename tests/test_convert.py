@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from course_lib import models
+from course_lib import masks, models
 from course_lib.__main__ import main
 from course_lib.papers import deep_compression, weight_pruning
 
@@ -12,7 +12,7 @@ from course_lib.papers import deep_compression, weight_pruning
 @pytest.fixture
 def checkpoint(tmp_path):
     model = models.pretrained("lenet-5", "mnist-5k")
-    weight_pruning.apply_masks(model, weight_pruning.magnitude_masks(model, 0.9))
+    masks.apply(model, weight_pruning.magnitude_masks(model, 0.9))
     save_file(model.state_dict(), tmp_path / "lenet-5.pruned.safetensors")
     return tmp_path / "lenet-5.pruned.safetensors"
 

@@ -10,7 +10,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import nn
 
-from course_lib import cost, models
+from course_lib import cost, masks, models
 from course_lib.papers import weight_pruning
 
 MACS = {
@@ -23,7 +23,7 @@ MACS = {
 def pruned() -> nn.Module:
     torch.manual_seed(0)
     model = models.build("lenet-5")
-    weight_pruning.apply_masks(model, weight_pruning.magnitude_masks(model, dict(conv1=0.3, conv2=0.9, fc1=0.95)))
+    masks.apply(model, weight_pruning.magnitude_masks(model, dict(conv1=0.3, conv2=0.9, fc1=0.95)))
     return model
 
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from course_lib import surgery
 from course_lib.data import Split
-from course_lib.papers import channel_pruning, filter_pruning, network_trimming, thinet, weight_pruning
+from course_lib.papers import channel_pruning, filter_pruning, network_trimming, thinet
+from course_lib.surgery import dead_neurons
 
 pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
 
@@ -440,7 +441,7 @@ def test_dead_neurons_go_without_a_trace_or_stay(case, paper):
     model = with_dead_channels(make)
     before = copy.deepcopy(model.state_dict())
     if paper == "weight pruning":
-        smaller = weight_pruning.remove_dead_neurons(model, example)
+        smaller = dead_neurons.remove_dead_neurons(model, example)
     else:
         smaller = network_trimming.remove_dead_neurons(model, images(example))
     same(smaller, model, example)
@@ -502,6 +503,6 @@ def test_a_network_that_cannot_be_traced_is_named():
         def forward(self, x):
             return self.first(x).detach().numpy().sum()
 
-    for call in (surgery.couplings, surgery.prunable_layers, weight_pruning.remove_dead_neurons):
+    for call in (surgery.couplings, surgery.prunable_layers, dead_neurons.remove_dead_neurons):
         with pytest.raises(ValueError, match="a Detached, cannot be traced.*\\(3, 5, 6\\)"):
             call(Detached(), TOKENS.float())

@@ -176,7 +176,7 @@ def quantize(
     codes: dict[str, Quantized] = {}
     record: list[dict[str, Any]] = []
     for name, layer in weight_layers(model, layers).items():
-        codes[f"{name}.weight"] = coded = _coded(code, layer.weight, name)
+        codes[f"{name}.weight".removeprefix(".")] = coded = _coded(code, layer.weight, name)
         error = _relative_error(layer.weight, coded)
         record.append(dict(layer=name, bits=coded.bits, compression_rate=coded.compression_rate, error=error))
         layer.weight.data.copy_(coded.decode())

@@ -106,7 +106,7 @@ def magnitude_masks(model: nn.Module, sparsity: float | Mapping[str, float]) -> 
         ValueError: a share outside [0, 1), or an unknown layer.
     """
     return {
-        f"{name}.weight": sparsity_mask(model.get_submodule(name).weight, share)
+        f"{name}.weight".removeprefix("."): sparsity_mask(model.get_submodule(name).weight, share)
         for name, share in _shares(model, sparsity).items()
     }
 

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
-from course_lib import data, models
+from course_lib import data, models, training
 from course_lib.experiments import vector_quantization as runs
 from course_lib.papers import vector_quantization as paper
+from course_lib.storage import networks
+from course_lib.storage.codes import pack, unpack
 
 pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
 
@@ -159,11 +161,9 @@ def test_the_impossible_is_refused_with_what_is_possible(call, message):
 
 
 @given(matrices, st.sampled_from(sorted(CODERS)))
-def test_a_file_gives_back_the_same_tensor(tmp_path_factory, values, name):
+def test_packed_codes_give_back_the_same_tensor(values, name):
     coded = CODERS[name](torch.from_numpy(values))
-    path = tmp_path_factory.mktemp("file") / "layer.safetensors"
-    paper.save({"fc1": coded}, path)
-    read = paper.load(path)["fc1"]
+    read = unpack(*pack(coded))
     assert type(read) is type(coded) and torch.equal(read.decode(), coded.decode())
     assert read.bits == coded.bits and read.shape == coded.shape
     assert all(
@@ -171,48 +171,135 @@ def test_a_file_gives_back_the_same_tensor(tmp_path_factory, values, name):
     )
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        paper.binarize,
-        lambda w: paper.scalar_kmeans(w, 32),
-        lambda w: paper.product_quantize(w, 16, 75, axis=0),
-        lambda w: paper.residual_quantize(w, 8, 4, axis=0),
-        lambda w: paper.low_rank(w, 10),
-    ],
-)
-def test_the_file_of_a_layer_is_as_large_as_its_bits(code, tmp_path):
-    coded = code(models.pretrained("lenet-300-100", "mnist-5k").fc1.weight)
-    paper.save({"fc1": coded}, tmp_path / "fc1.safetensors")
-    assert (tmp_path / "fc1.safetensors").stat().st_size == pytest.approx(coded.bits / 8, rel=0.02)
+FORMS = {
+    "sign": paper.binarize,
+    "scalar": lambda w: paper.scalar_kmeans(w, 32),
+    "product": lambda w: runs.product(w, 16, 4),
+    "residual": lambda w: paper.residual_quantize(w, 8, 4, axis=0),
+    "low rank": lambda w: paper.low_rank(w, 8),
+}
 
 
-def test_several_layers_share_a_file_and_an_old_one_is_replaced(tmp_path):
-    path = tmp_path / "network.safetensors"
-    path.write_text("old")
-    layers = {name: code(weight(8, 12, seed=i)) for i, (name, code) in enumerate(CODERS.items())}
-    paper.save(layers, path)
-    read = paper.load(path)
-    assert set(read) == set(layers) and [p.name for p in tmp_path.iterdir()] == [path.name]
-    assert all(torch.equal(read[name].decode(), layer.decode()) for name, layer in layers.items())
+@pytest.mark.parametrize("form", FORMS)
+def test_the_file_of_a_network_is_as_large_as_its_bits_and_gives_the_same_outputs(form, tmp_path):
+    result = paper.quantize(models.pretrained("lenet-300-100", "mnist-5k"), FORMS[form])
+    result.save(tmp_path / "network")
+    bits = sum(row["bits"] for row in result.record) + 32 * (300 + 100 + 10)  # biases stay floats
+    assert (tmp_path / "network").stat().st_size == pytest.approx(bits / 8, abs=1_800)  # the header of a dozen tensors
+    images = data.load("mnist-5k").test.images[:100]
+    loaded = networks.load(tmp_path / "network", models.build("lenet-300-100"))
+    assert torch.equal(loaded(images), result.model(images))
 
 
-def test_a_damaged_file_is_refused_by_name(tmp_path):
-    path = tmp_path / "layer.safetensors"
-    paper.save({"fc1": paper.scalar_kmeans(weight(8, 12), 4)}, path)
+def test_a_file_of_codes_that_is_damaged_is_refused_by_name(tmp_path):
+    path = tmp_path / "network"
+    paper.quantize(nn.Sequential(nn.Linear(12, 8)), lambda w: paper.scalar_kmeans(w, 4)).save(path)
     whole = path.read_bytes()
-    for damaged in (
-        whole[:-3],
-        whole[:40],
-        b"",
-        whole.replace(b"ScalarQuantized", b"ScalarQuantizes"),
-        whole.replace(b"[8,12]", b"[9,12]"),
-    ):
+    for damaged in (whole[:-3], whole[:40], b"", whole.replace(b"ScalarQuantized", b"ScalarQuantizes")):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="layer.safetensors holds no quantized layers, or is damaged"):
-            paper.load(path)
-    with pytest.raises(FileNotFoundError):
-        paper.load(tmp_path / "absent.safetensors")
+        with pytest.raises(ValueError, match="network is damaged"):
+            networks.load(path, nn.Sequential(nn.Linear(12, 8)))
+
+
+# The loop
+
+
+def mixed() -> nn.Module:
+    """A convolution with a batch norm, and two dense layers."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 5, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(576, 16), nn.ReLU(), nn.Linear(16, 10)
+    )
+
+
+def four(w: Tensor) -> paper.Quantized:
+    return paper.scalar_kmeans(w, 4)
+
+
+def test_the_dense_layers_are_coded_as_by_hand_and_the_network_is_left():
+    model = mixed().train()
+    before = copy.deepcopy(model.state_dict())
+    result = paper.quantize(model, four)
+    assert list(result.codes) == ["4.weight", "6.weight"] and not result.model.training and model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    by_hand = paper.decoded(model, {name: four(model.get_submodule(name).weight) for name in ("4", "6")}).state_dict()
+    assert all(torch.equal(by_hand[name], value) for name, value in result.model.state_dict().items())
+    row = result.record[0]
+    weight, coded = model[4].weight.detach().numpy().astype(float), result.codes["4.weight"].decode().numpy()
+    assert (
+        row["layer"] == "4"
+        and row["bits"] == 16 * 576 * 2 + 4 * 32
+        and row["compression_rate"] == pytest.approx(32 * 16 * 576 / row["bits"])
+    )
+    assert row["error"] == pytest.approx(np.square(coded - weight).sum() / np.square(weight).sum())
+    assert [row["layer"] for row in paper.quantize(model, four, layers=["6", "0"]).record] == ["0", "6"]
+
+
+OPTIMIZERS = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-2),
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=1e-2),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_codes_stay_to_the_last_bit_while_the_rest_is_trained(optimizer, tmp_path):
+    split = data.load("mnist-5k").train.take(64)
+    seen = []
+
+    def train(network: nn.Module) -> None:
+        network.train()
+        how = OPTIMIZERS[optimizer](network.parameters())
+        for _ in range(4):
+            how.zero_grad(set_to_none=False)
+            nn.functional.cross_entropy(network(split.images), split.labels).backward()
+            how.step()
+            seen.append(network[4].weight.detach().clone())
+
+    plain = paper.quantize(mixed(), four)
+    result = paper.quantize(mixed(), four, retrain=train, measure=lambda network: training.evaluate(network, split))
+    for name, coded in result.codes.items():
+        assert torch.equal(coded.decode(), result.model.get_parameter(name))
+        assert torch.equal(coded.decode(), plain.codes[name].decode())
+    assert all(torch.equal(weight, seen[0]) for weight in seen)
+    for name in ("0.weight", "1.weight", "1.running_mean", "4.bias"):
+        assert not torch.equal(result.model.state_dict()[name], plain.model.state_dict()[name])
+    assert all(parameter.requires_grad for parameter in result.model.parameters()) and not result.model.training
+    assert [set(row) >= {"quantized", "retrained"} for row in result.record] == [True, True]
+    assert result.record[0]["quantized"] == result.record[0]["retrained"]
+    assert result.record[1]["retrained"] == training.evaluate(result.model, split)
+    result.save(tmp_path / "network")
+    assert torch.equal(networks.load(tmp_path / "network", mixed())(split.images), result.model(split.images))
+
+
+def test_the_loop_names_the_layer_that_cannot_be_coded():
+    model = mixed()
+    for call, message in (
+        (lambda: paper.quantize(model, lambda w: paper.product_quantize(w, 16, 4)), "layer '6': k is 16; with 10 vectors"),
+        (lambda: paper.quantize(model, four, layers=["1"]), "layers names '1'.*layers are 0, 4, 6"),
+        (lambda: paper.quantize(model[:3], four), "layers is empty"),
+        (lambda: paper.quantize(model, lambda w: w), "code gives Tensor for layer '4'"),
+        (
+            lambda: paper.quantize(nn.Linear(4, 4, bias=False), four, retrain=lambda network: None),
+            "every parameter.*nothing is left to train",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("form", FORMS)
+def test_cuda_codes_stay_and_the_file_is_loaded_on_the_cpu(form, tmp_path):
+    splits = data.load("mnist-5k", device="cuda")
+    model = models.pretrained("lenet-300-100", "mnist-5k").cuda()
+    retrain = training.recipe(splits, epochs=1, lr=0.01, progress=False)
+    result = paper.quantize(model, FORMS[form], retrain=retrain)
+    assert all(value.is_cuda for value in result.model.state_dict().values())
+    assert all(torch.equal(coded.decode(), result.model.get_parameter(name)) for name, coded in result.codes.items())
+    result.save(tmp_path / "network")
+    loaded, images = networks.load(tmp_path / "network", models.build("lenet-300-100")), splits.test.images[:100]
+    torch.testing.assert_close(loaded(images.cpu()), result.model(images).cpu(), rtol=1e-3, atol=1e-3)
 
 
 def test_a_decoded_network_computes_with_the_codes_and_the_old_one_is_left():

@@ -12,8 +12,9 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 from torch.nn.utils import prune
 
-from course_lib import data, models
+from course_lib import data, masks, models, plans, training
 from course_lib.papers import weight_pruning as paper
+from course_lib.storage import networks
 from course_lib.training import evaluate
 from tests.resumption import resumed
 
@@ -89,14 +90,6 @@ def test_dropout_by_hand():
             paper.adjusted_dropout(*bad)
 
 
-def test_layers_are_found_in_any_network_and_wrong_names_list_them(trained):
-    assert list(paper.prunable_layers(trained)) == ["fc1", "fc2", "fc3"]
-    assert len(paper.prunable_layers(models.build("resnet-20"))) == 22  # 19 convolutions, 2 shortcuts, 1 dense layer
-    for names in (["fc9"], ["relu1"], []):
-        with pytest.raises(ValueError, match="fc1, fc2, fc3"):
-            paper.prunable_layers(trained, names)
-
-
 def test_sensitivity_equals_pruning_by_hand_and_leaves_the_network(trained, splits):
     before = copy.deepcopy(trained.state_dict())
     curves = paper.sensitivity(trained, splits.test, [0.0, 0.9], layers=["fc2"])
@@ -112,7 +105,7 @@ CURVES = {"fc1": torch.tensor([1.0, 1.0, 0.98, 0.9, 0.2]), "fc2": torch.tensor([
 
 
 def test_a_plan_interpolates_each_curve_by_hand():
-    plan = paper.sparsities_within(CURVES, SCAN, 0.05)
+    plan = plans.sparsities_within(CURVES, SCAN, 0.05)
     assert plan["fc1"] == pytest.approx(0.5 + 0.25 * 3 / 8)  # 0.02 lost at 0.5, 0.10 at 0.75
     assert plan["fc2"] == pytest.approx(0.125)
     assert plan["fc3"] == 0.9  # never falls: as far as it was scanned
@@ -120,67 +113,102 @@ def test_a_plan_interpolates_each_curve_by_hand():
 
 @pytest.mark.parametrize("rate", [1.0, 1.2, 2.0, 5.0, 9.9])
 def test_a_plan_for_a_rate_keeps_that_many_weights(trained, rate):
-    plan = paper.sparsities_for_rate(trained, CURVES, SCAN, rate)
-    masks = paper.magnitude_masks(trained, plan)
-    kept = sum(int(mask.sum()) for mask in masks.values())
+    plan = plans.sparsities_for_rate(trained, CURVES, SCAN, rate)
+    kept = sum(int(mask.sum()) for mask in paper.magnitude_masks(trained, plan).values())
     assert kept == pytest.approx(266_200 / rate, abs=3)
     with pytest.raises(ValueError, match=r"rate is 20.*it can be 1 to 1\d"):
-        paper.sparsities_for_rate(trained, CURVES, SCAN, 20)
+        plans.sparsities_for_rate(trained, CURVES, SCAN, 20)
 
 
-def test_iterative_pruning_reaches_its_sparsity_keeps_masks_and_leaves_the_network(trained, splits):
+def test_pruning_reaches_its_sparsity_keeps_zeros_and_leaves_the_network(trained, splits):
     before = copy.deepcopy(trained.state_dict())
     final = dict(fc1=0.95, fc2=0.8)
-    result = paper.iterative_prune(trained, splits, sparsity=final, rounds=3, epochs=1, final_epochs=1, lr=0.02, progress=False)
-    assert all(torch.equal(before[name], value) for name, value in trained.state_dict().items())
-    assert set(result.masks) == {"fc1.weight", "fc2.weight"}
-    for name, mask in result.masks.items():
-        weight = result.model.get_parameter(name)
-        assert (~mask).sum() == round(final[name[:3]] * mask.numel())
-        assert (weight[~mask] == 0).all() and (weight[mask] != 0).all()
-    assert (result.model.fc3.weight != 0).all()
-    kept = [row["kept"] for row in result.rounds]
-    assert kept == sorted(kept, reverse=True) and len(kept) == 4
+    how = dict(lr=0.02, progress=False)
+    result = paper.prune(
+        trained.train(), splits.train, final, rounds=3, retrain=training.recipe(splits, epochs=1, schedule="constant", **how),
+        finish=training.recipe(splits, epochs=1, schedule="linear", **how), measure=lambda network: evaluate(network, splits.test),
+    )  # fmt: skip
+    assert all(torch.equal(before[name], value) for name, value in trained.state_dict().items()) and trained.training
+    assert not result.model.training
+    for name, layer in masks.weight_layers(result.model).items():
+        assert (layer.weight == 0).sum() == round(final.get(name, 0) * layer.weight.numel())
+    kept = [row["kept"] for row in result.record]
+    assert kept == sorted(kept, reverse=True) and [row["round"] for row in result.record] == [1, 2, 3, 4]
+    assert kept[-1] == sum(int((layer.weight != 0).sum()) for layer in (result.model.fc1, result.model.fc2))
+    assert {row["weights"] for row in result.record} == {784 * 300 + 300 * 100}
+    assert result.record[-1]["pruned"] == result.record[-2]["retrained"]
+    assert result.record[-1]["retrained"] == evaluate(result.model, splits.test)
 
 
-def test_iterative_pruning_is_the_same_twice(trained, splits):
-    settings = dict(sparsity=0.9, rounds=2, epochs=1, final_epochs=0, lr=0.02, progress=False, seed=4)
-    first, second = (paper.iterative_prune(trained, splits, **settings).model.state_dict() for _ in range(2))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_in_turns_retrains_one_group_at_a_time(splits):
-    model = models.pretrained("lenet-5", "mnist-5k")
-    groups = [["fc1", "fc2"], ["conv1", "conv2"]]
-    seen = []
-    original = paper.fit
-
-    def spy(network, *arguments, **settings):
-        seen.append((sorted(settings["frozen"]), sorted(settings["masks"])))
-        return original(network, *arguments, **settings)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paper, "fit", spy)
-        result = paper.iterative_prune(
-            model, splits, sparsity=0.5, rounds=1, epochs=1, final_epochs=0, in_turns=groups, lr=0.01, progress=False
-        )
-    assert [frozen for frozen, _ in seen] == [["conv1", "conv2"], ["fc1", "fc2"]]
-    assert all((result.model.get_parameter(name)[~mask] == 0).all() for name, mask in result.masks.items())
-
-
-def test_dropout_behind_a_pruned_layer_is_scaled_and_the_first_networks_is_not():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 10))
-    images = torch.randn(64, 1, 28, 28)
-    split = data.Split(images, torch.arange(64) % 10)
-    result = paper.iterative_prune(
-        model,
-        data.Splits(split, split, "random", "random"),
-        sparsity={"1": 0.75},
-        rounds=1,
-        final_epochs=0,
-        lr=0.01,
-        progress=False,
+def test_without_retraining_it_is_the_masks_alone(trained):
+    """In one round or in several, with nothing to read and nothing to measure."""
+    by_hand = copy.deepcopy(trained)
+    masks.apply(by_hand, paper.magnitude_masks(trained, 0.8))
+    for rounds in (1, 4):
+        result = paper.prune(trained, None, 0.8, rounds=rounds)
+        assert all(torch.equal(value, by_hand.state_dict()[name]) for name, value in result.model.state_dict().items())
+        assert [set(row) for row in result.record] == [{"round", "weights", "kept"}] * rounds
+    assert [row["kept"] / row["weights"] for row in result.record] == pytest.approx(
+        [1 - 0.8 * (1 - (1 - t / 4) ** 3) for t in (1, 2, 3, 4)], abs=1e-4
     )
+
+
+def test_calls_are_counted_through_retraining_and_finish(trained, splits, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training.recipes, "fit", lambda model, splits, **settings: seen.append(settings))
+    retrain, finish = training.recipe(splits, epochs=1, seed=0), training.recipe(splits, epochs=2, seed=0)
+    paper.prune(trained, None, 0.5, rounds=3, retrain=retrain, finish=finish)
+    paper.prune(trained, None, 0.5, finish=finish)  # the round before counts, also where nobody trains
+    assert [settings["seed"] for settings in seen] == [0, 1, 2, 3, 1]
+
+
+def blocks() -> nn.Module:
+    """Two blocks of a convolution and its batch norm, and a dense layer."""
+    torch.manual_seed(0)
+    first, second = (nn.Sequential(nn.Conv2d(c, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU()) for c in (1, 4))
+    return nn.Sequential(first, second, nn.Flatten(), nn.Linear(4 * 36, 10))
+
+
+OPTIMIZERS = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-2),
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=1e-2),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_in_turns_the_other_groups_stay_exactly_as_they_are(splits, optimizer):
+    """By any loop, in training mode, also one that keeps old gradients; statistics of batch norm included."""
+    groups, model = [["3"], ["0", "1.0", "1.1"]], blocks()
+    states, modes = [], []
+
+    def retrain(network: nn.Module) -> None:
+        states.append(copy.deepcopy(network.state_dict()))
+        network.train()
+        how = OPTIMIZERS[optimizer](network.parameters())
+        watch = network[0][1].register_forward_hook(lambda norm, *_: modes.append(norm.training))
+        for _ in range(3):
+            how.zero_grad(set_to_none=False)
+            nn.functional.cross_entropy(network(splits.train.images[:64]), splits.train.labels[:64]).backward()
+            how.step()
+        watch.remove()
+        states.append(copy.deepcopy(network.state_dict()))
+
+    result = paper.prune(model, None, 0.5, rounds=2, in_turns=groups, retrain=retrain, finish=retrain)
+    for turn, (before, after) in enumerate(zip(states[::2], states[1::2], strict=True)):
+        changed = {name for name, value in before.items() if not torch.equal(after[name], value)}
+        dense = {name for name in before if name.startswith("3.")}
+        assert changed == (set(before) if turn == 4 else dense if turn % 2 == 0 else set(before) - dense)
+    assert modes == [turn % 2 == 1 or turn == 4 for turn in range(5) for _ in range(3)]
+    assert all((layer.weight == 0).sum() == layer.weight.numel() // 2 for layer in masks.weight_layers(result.model).values())
+    assert all(parameter.requires_grad for parameter in result.model.parameters())
+    assert [row["round"] for row in result.record] == [1, 1, 2, 2, 3]
+
+
+def test_dropout_after_a_pruned_layer_is_scaled_and_that_of_the_first_network_is_not():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 10))
+    seen = []
+    result = paper.prune(model, None, {"1": 0.75}, rounds=2, retrain=lambda network: seen.append(network[3].p))
+    assert seen == [pytest.approx(0.5 * math.sqrt(1 - 0.75 * 7 / 8), abs=1e-4), 0.25]
     assert result.model[3].p == pytest.approx(0.25)
     assert model[3].p == 0.5
 
@@ -189,32 +217,51 @@ def test_dropout_behind_a_pruned_layer_is_scaled_and_the_first_networks_is_not()
     ("arguments", "message"),
     [
         (dict(sparsity=1.5), r"sparsity is .*\[0, 1\)"),
-        (dict(sparsity=dict(fc9=0.5)), "fc9.*fc1, fc2, fc3"),
-        (dict(sparsity={}), "layers is empty"),
+        (dict(sparsity=dict(fc9=0.5)), "sparsity names 'fc9'.*fc1, fc2, fc3"),
+        (dict(sparsity={}), "sparsity names no layer"),
         (dict(sparsity=0.5, rounds=0), "rounds is 0"),
-        (dict(sparsity=0.5, in_turns=[["conv1"]]), "conv1.*fc1, fc2, fc3"),
+        (dict(sparsity=0.5, in_turns=[["conv1"], ["fc1", "fc2", "fc3"]]), "in_turns names 'conv1'.*fc1, fc2, fc3"),
+        (dict(sparsity=0.5, in_turns=[["fc1"], ["fc2"]]), "in_turns has layer 'fc3' in 0 groups"),
+        (dict(sparsity=0.5, in_turns=[["fc1", "fc2"], ["fc2", "fc3"]]), "in_turns has layer 'fc2' in 2 groups"),
+        (dict(sparsity=dict(fc1=0.5), in_turns=[["fc1"], ["fc2"]]), "in_turns names 'fc2', for which sparsity has no share"),
+        (dict(sparsity=0.5, in_turns=[["fc1", "fc2", "fc3"], []]), "each group has to name, or contain"),
     ],
 )
-def test_bad_arguments_of_the_loop(trained, splits, arguments, message):
+def test_bad_arguments_of_the_loop(trained, arguments, message):
     with pytest.raises(ValueError, match=message):
-        paper.iterative_prune(trained, splits, **arguments)
-
-
-def test_masks_that_do_not_fit_are_refused(trained):
-    for masks in ({"fc9.weight": torch.ones(1, dtype=torch.bool)}, {"fc1.weight": torch.ones(2, 2, dtype=torch.bool)}):
-        with pytest.raises(ValueError, match=r"fc1.weight \(300, 784\)"):
-            paper.apply_masks(trained, masks)
+        paper.prune(trained, None, **arguments)
 
 
 def test_a_loop_that_was_interrupted_ends_as_one_that_was_not(trained, splits, monkeypatch, tmp_path):
     """Each call of `fit` has a file of its own; finished rounds are read from theirs."""
 
     def loop(**more):
-        return paper.iterative_prune(
-            trained, splits, sparsity=0.9, rounds=2, epochs=1, final_epochs=2, in_turns=[["fc1"], ["fc2", "fc3"]],
-            lr=0.02, progress=False, **more,
+        how = dict(lr=0.02, progress=False, **more)
+        return paper.prune(
+            trained, None, 0.9, rounds=2, in_turns=[["fc1"], ["fc2", "fc3"]],
+            retrain=training.recipe(splits, epochs=1, schedule="constant", **how),
+            finish=training.recipe(splits, epochs=2, schedule="linear", **how),
+            measure=lambda network: evaluate(network, splits.test),
         )  # fmt: skip
 
     whole, again, steps = resumed(loop, 11, tmp_path, monkeypatch)
-    assert again.rounds == whole.rounds and steps == 6 * 4 - 8
+    assert again.record == whole.record and steps == 6 * 4 - 8
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"state.{call}" for call in range(1, 6)]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_pruned_weights_stay_zero_in_turns_and_the_file_loads_on_the_cpu(trained, tmp_path):
+    splits = data.load("mnist-5k", device="cuda")
+    retrain = training.recipe(splits, epochs=1, lr=0.02, progress=False)
+    result = paper.prune(
+        trained.cuda(), None, 0.9, rounds=2, in_turns=[["fc1"], ["fc2", "fc3"]], retrain=retrain, finish=retrain,
+        measure=lambda network: evaluate(network, splits.test),
+    )  # fmt: skip
+    assert all(value.is_cuda for value in result.model.state_dict().values())
+    for layer in masks.weight_layers(result.model).values():
+        assert (layer.weight == 0).sum() == round(0.9 * layer.weight.numel())
+    assert result.record[-1]["retrained"] > 0.9
+    result.save(tmp_path / "network")
+    loaded, images = networks.load(tmp_path / "network", models.build("lenet-300-100")), splits.test.images[:100]
+    torch.testing.assert_close(loaded(images.cpu()), result.model(images).cpu(), rtol=1e-3, atol=1e-3)
