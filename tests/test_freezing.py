@@ -15,18 +15,23 @@ def small() -> nn.Module:
 
 
 def test_a_trainer_that_takes_everything_changes_only_the_rest_and_everything_is_put_back_after_an_error():
-    model = small()
-    before, inner = copy.deepcopy(model.state_dict()), []
+    model, seen = small(), []
     model(torch.randn(4, 6)).sum().backward()  # gradients from before, of which an optimizer would make a step
-    with pytest.raises(KeyboardInterrupt), frozen(model, ["0.weight", "1"]):
-        model.train().requires_grad_(True)
-        with torch.no_grad():
-            for tensor in model.state_dict().values():
-                tensor.add_(1)
-        model.register_forward_hook(lambda *_: inner.append(model[0].weight.detach().clone()))
-        model(torch.randn(4, 6))
-        raise KeyboardInterrupt
-    assert torch.equal(inner[0], before["0.weight"])
+    before = copy.deepcopy(model.state_dict())
+
+    def train() -> None:
+        with frozen(model, ["0.weight", "1"]):
+            model.train().requires_grad_(True)
+            with torch.no_grad():
+                for tensor in model.state_dict().values():
+                    tensor.add_(1)
+            model.register_forward_hook(lambda *_: seen.append(model[0].weight.detach().clone()))
+            model(torch.randn(4, 6))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert torch.equal(seen[0], before["0.weight"])
     still = {"0.weight", *(name for name in before if name.startswith("1."))}
     assert {name for name, value in model.state_dict().items() if torch.equal(value, before[name])} == still
     assert not model._forward_pre_hooks and all(parameter.requires_grad for parameter in model.parameters())

@@ -126,7 +126,8 @@ def test_pruning_reaches_its_sparsity_keeps_zeros_and_leaves_the_network(trained
     how = dict(lr=0.02, progress=False)
     result = paper.prune(
         trained.train(), splits.train, final, rounds=3, retrain=training.recipe(splits, epochs=1, schedule="constant", **how),
-        finish=training.recipe(splits, epochs=1, schedule="linear", **how), measure=lambda network: evaluate(network, splits.test),
+        finish=training.recipe(splits, epochs=1, schedule="linear", **how),
+        measure=lambda network: evaluate(network, splits.test),
     )  # fmt: skip
     assert all(torch.equal(before[name], value) for name, value in trained.state_dict().items()) and trained.training
     assert not result.model.training
