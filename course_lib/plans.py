@@ -108,29 +108,61 @@ def keep_for_speedup(model: nn.Module, ratios: Mapping[str, float], speedup: flo
     Raises:
         ValueError: `speedup` is below 1 or more than these layers can give, a ratio is not above 0, or an unknown layer.
     """
-    tied = {layer: surgery.coupling(model, layer, example_input) for layer in ratios}
-    if not ratios or min(ratios.values()) <= 0:
-        raise ValueError(f"ratios is {dict(ratios)}; expected at least one layer, and numbers above 0")
-    widths = {layer: len(model.get_submodule(layer).weight) for layer in ratios}
+    return keep_and_sampled_for_speedup(model, ratios, {}, speedup, example_input)[0]
+
+
+def keep_and_sampled_for_speedup(
+    model: nn.Module, ratios: Mapping[str, float], sampled: Mapping[str, float], speedup: float, example_input: Tensor
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return `keep_for_speedup`, and how many input channels stay of layers that read them through a sampler.
+
+    Args:
+        model: the network to prune.
+        ratios: layer name -> its share of output channels relative to all the others', above 0.
+        sampled: name of a layer behind a sampler -> its share of input channels, likewise; they stay for other layers.
+        speedup: MACs now over MACs afterwards, at least 1.
+        example_input: a batch (N, ...) on the model's device.
+
+    Raises:
+        ValueError: as `keep_for_speedup`.
+    """
+    relative = [*ratios.values(), *sampled.values()]
+    if not relative or min(relative) <= 0:
+        found = dict(ratios) | dict(sampled)
+        raise ValueError(f"ratios is {found}; expected at least one layer, and numbers above 0")
+    couplings = surgery.couplings(model, example_input)
+    tied = {layer: couplings.get(layer) or surgery.coupling(model, layer, example_input) for layer in ratios}  # which refuses
+    parts = [_outputs_of(model, layer, tied[layer]) for layer in ratios] + [_inputs_of(model, layer) for layer in sampled]
     macs = cost.count(model, example_input).MACs.astype(float)
 
-    def plan(scale: float) -> dict[str, int]:
-        return {layer: min(n, max(1, round(scale * ratios[layer] * n))) for layer, n in widths.items()}
+    def plan(scale: float) -> list[int]:
+        pairs = zip(relative, parts, strict=True)
+        return [min(channels, max(1, round(scale * ratio * channels))) for ratio, (channels, _) in pairs]
 
     def reached(scale: float) -> float:
         left = macs.copy()
-        for layer, keep in plan(scale).items():
-            gone = 1 - keep / widths[layer]
-            for producer in tied[layer].producers:
-                left[producer] *= 1 - gone
-            for reader, columns in tied[layer].consumers.items():
-                left[reader] *= 1 - gone * columns.numel() / model.get_submodule(reader).weight.shape[1]
+        for keep, (channels, shares) in zip(plan(scale), parts, strict=True):
+            for name, share in shares:
+                left[name] *= 1 - (1 - keep / channels) * share
         return macs.sum() / left.sum()
 
-    low, high = 0.0, 1 / min(ratios.values())
+    low, high = 0.0, 1 / min(relative)
     if not 1 <= speedup <= reached(low):
         raise ValueError(f"speedup is {speedup}; with these layers it can be 1 to {reached(low):.1f}")
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if reached(middle) >= speedup else (low, middle)
-    return plan(low)
+    widths = plan(low)
+    return dict(zip(ratios, widths, strict=False)), dict(zip(sampled, widths[len(ratios) :], strict=True))
+
+
+def _outputs_of(model: nn.Module, layer: str, tied: surgery.Coupling) -> tuple[int, list[tuple[str, float]]]:
+    """How many channels a layer computes, and the shares of layers' MACs that compute or read them."""
+    width = len(model.get_submodule(layer).weight)
+    read = [(name, columns.numel() / model.get_submodule(name).weight.shape[1]) for name, columns in tied.consumers.items()]
+    return width, [(name, 1.0) for name in tied.producers] + read
+
+
+def _inputs_of(model: nn.Module, layer: str) -> tuple[int, list[tuple[str, float]]]:
+    """How many channels a layer reads, and that all of its MACs read them."""
+    return model.get_submodule(layer).weight.shape[1], [(layer, 1.0)]

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STOREYS = [
     ["course_lib"],
     ["scale", "files", "modes", "masks", "freezing"],
-    ["data", "models", "kmeans", "cluster"],
+    ["data", "models", "kmeans", "least_squares", "cluster"],
     ["activations"],
     ["surgery"],
     ["storage", "cost", "training"],

@@ -1,7 +1,7 @@
 """Inputs and outputs of layers, seen by hooks, and sampled at random positions of their feature maps."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,6 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from course_lib.data import Batches, Split, batched
+from course_lib.modes import evaluating
+
+BATCH = 100  # images of a split in a forward pass
 Reader = Callable[[nn.Module, Tensor, Tensor], Any]  # (module, its input, its output) -> what is wanted of them
 
 
@@ -54,8 +58,38 @@ class Sample(NamedTuple):
         return self.patches(layer, inputs, outputs), self.at(outputs)
 
 
-class _Enough(Exception):
-    """All that was asked for has been seen."""
+def samples_of(batches: Batches, images: int, positions: int, seed: int, device: torch.device) -> Iterator[Sample]:
+    """Yield `images` images in batches, each with random positions of its own, on `device`.
+
+    Args:
+        batches: of a longer split a random draw, the same one at each call; of other batches the first ones.
+        images: how many, at least 2.
+        positions: in each feature map, at least 1.
+        seed: of the draw and of the positions.
+        device: where the images are to lie.
+
+    Raises:
+        ValueError: `images` or `positions` is too small, or what `batched` refuses.
+    """
+    check_counts(images, positions)
+    if isinstance(batches, Split) and len(batches.labels) > images:
+        batches = batches.take(images, seed)
+    for number, (batch, _labels) in enumerate(batched(batches, BATCH, device)):
+        yield Sample(batch[:images], positions, seed * 100_003 + number)
+        images -= len(batch)
+        if images <= 0:
+            return
+
+
+def check_counts(images: int, positions: int) -> None:
+    """Raise ValueError where there are too few images or positions to fit anything to."""
+    for name, found, least in (("images", images, 2), ("positions", positions, 1)):
+        if found < least:
+            raise ValueError(f"{name} is {found}; allowed are {least} and above")
+
+
+class Enough(Exception):
+    """All that was asked for has been seen; the forward pass ends here."""
 
 
 def watch(model: nn.Module, readers: Mapping[str, Reader], images: Tensor) -> dict[str, Any]:
@@ -67,16 +101,33 @@ def watch(model: nn.Module, readers: Mapping[str, Reader], images: Tensor) -> di
     found: dict[str, Any] = {}
 
     def read(name: str, *seen) -> None:
-        if isinstance(seen[0], nn.Linear) and seen[1].dim() != 2:
-            raise ValueError(
-                f"layer {name!r} is a dense layer that reads {tuple(seen[1].shape)}; only inputs (N, c) can be sampled"
-            )
+        check_vectors(name, *seen[:2])
         found[name] = readers[name](*seen)  # at once: an operation in place may follow
         if len(found) == len(readers):
-            raise _Enough
+            raise Enough
 
-    with hooked(model, {name: partial(read, name) for name in readers}), contextlib.suppress(_Enough):
+    with hooked(model, {name: partial(read, name) for name in readers}), contextlib.suppress(Enough):
         model(images)
+    return found
+
+
+def check_vectors(name: str, layer: nn.Module, inputs: Tensor) -> None:
+    """Raise ValueError where a dense layer reads something else than (N, c), such as tokens: it cannot be sampled."""
+    if isinstance(layer, nn.Linear) and inputs.dim() != 2:
+        raise ValueError(f"layer {name!r} is a dense layer that reads {tuple(inputs.shape)}; only inputs (N, c) can be sampled")
+
+
+@torch.no_grad()
+def readable(model: nn.Module, layers: Iterable[str], example_input: Tensor) -> list[str]:
+    """Return those of the layers that can be sampled: convolutions, and dense layers whose inputs are (N, c)."""
+    found: list[str] = []
+
+    def read(name: str, module: nn.Module, inputs: Tensor, _outputs: Tensor) -> None:
+        if not isinstance(module, nn.Linear) or inputs.dim() == 2:
+            found.append(name)
+
+    with evaluating(model), hooked(model, {name: partial(read, name) for name in layers}):
+        model(example_input)
     return found
 
 

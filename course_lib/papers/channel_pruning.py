@@ -1,84 +1,46 @@
 """Channel Pruning for Accelerating Very Deep Neural Networks: He, Zhang, Sun, ICCV 2017 (arXiv 1707.06168).
 
-A layer with weights W (n, c, kh, kw) reads c channels. Which c' of them are enough to say what it said? With patches X of its
-input (N samples, p = kh kw numbers a channel) and its outputs Y there,
+A layer with weights W (n, c, kh, kw) reads c channels. Which c' of them suffice to compute its outputs? With patches X of its
+input (N samples, p = kh kw numbers per channel) and its outputs Y at the same places,
 
     min over beta and W of  1 / 2N  || Y - sum_i beta_i X_i W_i^T ||_F^2   where at most c' of the beta_i are not zero
 
-is split (section 3.1): (i) W fixed, a LASSO over beta, its penalty raised until c' channels are left; (ii) those channels
-fixed, W by least squares. As the paper does in practice, (i) at many penalties and then (ii) once, from W as it was trained
-(the order that alternates would scale each W_i to length 1). Neither step needs the samples, only sums over them. Then the
-whole network, layer by layer: X from the network as it is pruned so far, Y from the original (section 3.2). And residual
-networks (section 3.3).
+is split (section 3.1): (i) W fixed, a LASSO over beta, its penalty raised until c' channels are left; (ii) those channels fixed,
+W by least squares. As the paper does in practice, (i) at many penalties and then (ii) once, from W as it was trained (the order
+that alternates would scale each W_i to length 1). Then the whole network, layer by layer: X from the network as it is pruned so
+far, Y from the original (section 3.2); and residual networks (section 3.3).
+
+Neither step needs the samples, only sums over them: `course_lib.least_squares`.
 """
 
 import copy
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from course_lib import activations
+from course_lib.activations import Sample, check_counts, readable, samples_of, sums
+from course_lib.data import Batches, example
+from course_lib.least_squares import Moments, check_samples, explained, moments, refit, solve
+from course_lib.result import Result
+from course_lib.surgery import keeping
+from course_lib.surgery import prunable_layers as narrowable_layers
+from course_lib.surgery.inputs import Source, inputs_of, keep_inputs, pruned_inputs, readers_of
+from course_lib.surgery.keeping import Keep, KeepByLayer
+from course_lib.training import Retrain, call
 
-BATCH = 100  # images of a forward pass
-ROUNDING = 1e-12  # a variance that is less than this share of the mean square is none
-ROWS = 1024  # samples that are put into float64 at a time
-RIDGE = 1e-6  # of the mean square of an input, where least squares alone has no unique answer
-DEPENDENT = 1e-10  # an input of which the others leave less than this share unexplained is a combination of them
-
-
-# One layer
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Sums over N samples of inputs X (N, c, p) and outputs Y (N, n), their means taken out: a bias makes up for these. float64.
-
-    With them a layer can be pruned to any width. What they take does not grow with N.
-    """
-
-    samples: int
-    input_mean: Tensor  # (c, p)
-    output_mean: Tensor  # (n,)
-    gram: Tensor  # X^T X, (c p, c p)
-    cross: Tensor  # X^T Y, (c p, n)
-    power: float  # ||Y||^2
-
-
-def moments(batches: Iterable[tuple[Tensor, Tensor]]) -> Moments:
-    """Accumulates what selection and reconstruction need from batches of inputs (N, c, p) and outputs (N, n).
-
-    Raises:
-        ValueError: shapes that do not fit, numbers that are not finite, or fewer than two samples in all.
-    """
-    sums = torch.zeros((), dtype=torch.float64)
-    for inputs, outputs in batches:
-        _check_samples(inputs, outputs)
-        (c, p), m = inputs.shape[1:], inputs[0].numel()
-        for x, y in zip(inputs.split(ROWS), outputs.split(ROWS), strict=True):
-            rows = torch.cat([x.flatten(1), y, torch.ones_like(y[:, :1])], dim=1).double()  # (N, c p + n + 1)
-            sums = rows.T @ rows + sums.to(rows.device)
-    if sums.dim() == 0 or sums[-1, -1] < 2:
-        raise ValueError("inputs and outputs are fewer than two samples; there is nothing to fit")
-    samples, mean = sums[-1, -1], sums[-1, :-1] / sums[-1, -1]
-    centred = sums[:-1, :-1] - samples * mean.outer(mean)
-    constant = centred.diagonal() <= ROUNDING * sums.diagonal()[:-1]
-    centred[constant], centred[:, constant] = 0.0, 0.0
-    power = centred.diagonal()[m:].sum().item()
-    return Moments(int(samples), mean[:m].view(c, p), mean[m:], centred[:m, :m], centred[:m, m:], power)
+MOST_COLUMNS = 8192  # of a weight that one number for all layers prunes: its sums take their square, 0.5 GB
 
 
 def contributions(seen: Moments, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Inner products of the channels' contributions Z_i = X_i W_i^T (N, n) with each other, (c, c), and with Y, (c,).
+    """Return the inner products of the channels' contributions Z_i = X_i W_i^T (N, n) with each other, (c, c), and with Y, (c,).
 
     <Z_i, Z_j> is the sum over a, b of (X_i^T X_j)_ab (W_i^T W_j)_ab, so Z with its N n c numbers is never built.
 
     Args:
-        seen: of the layer.
+        seen: the moments of the layer.
         weight: W, (n, c, p).
     """
     n, c, p = weight.shape
@@ -88,7 +50,7 @@ def contributions(seen: Moments, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lasso_path(gram: Tensor, products: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-    """All solutions of min 1 / 2N ||Y - sum_i beta_i Z_i||^2 + penalty ||beta||_1, each from the one before (LARS).
+    """Return all solutions of min 1 / 2N ||Y - sum_i beta_i Z_i||^2 + penalty ||beta||_1, each from the one before (LARS).
 
     Args:
         gram: <Z_i, Z_j>, (c, c).
@@ -111,59 +73,49 @@ def lasso_path(gram: Tensor, products: Tensor, samples: int) -> tuple[Tensor, Te
     return torch.from_numpy(penalties * scale), torch.from_numpy(betas.T.copy())
 
 
-def survivors(betas: Tensor, size: Tensor, keep: int) -> Tensor:
-    """The `keep` channels that are left when the penalty, raised from zero, first leaves no more than `keep`.
+def survivors(betas: Tensor, energies: Tensor, keep: int) -> Tensor:
+    """Return the `keep` channels that are left when the penalty, raised from zero, first leaves no more than `keep`.
 
-    As a rule one channel comes or goes at a time, and just `keep` are left. Where several vanish together, or fewer than
+    As a rule one channel comes or goes at a time, and exactly `keep` are left. Where several vanish together, or fewer than
     `keep` are there at zero penalty, as with zeros and repeated channels, those that the LASSO leaves are filled up: by
     |beta_i| ||Z_i|| at zero penalty, then by ||Z_i||, then by index.
 
     Args:
         betas: from `lasso_path`, (k, c).
-        size: ||Z_i||^2, (c,).
+        energies: ||Z_i||^2, (c,).
         keep: c', 1 to c.
 
     Returns:
         Ascending indices, int64 of shape (keep,).
     """
     nonzero = betas != 0
-    between = nonzero[:-1] | nonzero[1:]  # (k - 1, c): who is there between two penalties
+    between = nonzero[:-1] | nonzero[1:]  # (k - 1, c): which are there between two penalties
     few = (between.sum(1) <= keep).nonzero().flatten()
     left = between[few[-1]] if len(few) else torch.zeros_like(nonzero[0])
-    if nonzero[-1].sum() < keep:
-        warnings.warn(
-            f"keep is {keep}, but only {int(nonzero[-1].sum())} of {len(size)} channels say anything that the others do not "
-            "(the rest are zero, or repeat them); the largest of the rest fill up",
-            stacklevel=4,
-        )
-    strength = betas[-1].abs() * size.cpu().sqrt()
-    ranked = sorted(range(len(size)), key=lambda i: (-int(left[i]), -strength[i].item(), -size[i].item()))
+    _warn_of_repeated_channels(int(nonzero[-1].sum()), len(energies), keep)
+    strength = betas[-1].abs() * energies.cpu().sqrt()
+    ranked = sorted(range(len(energies)), key=lambda i: (-int(left[i]), -strength[i].item(), -energies[i].item()))
     return torch.tensor(sorted(ranked[:keep]))
 
 
 def choose(seen: Moments, weight: Tensor, keep: int) -> Tensor:
-    """`select_channels` on accumulated moments."""
-    c, p = seen.input_mean.shape
-    if weight.shape != (len(seen.output_mean), c, p):
-        raise ValueError(f"weight is {tuple(weight.shape)}; inputs and outputs ask for {(len(seen.output_mean), c, p)}")
-    if not isinstance(keep, Integral) or not 1 <= keep <= c:
-        raise ValueError(f"keep is {keep}; of {c} input channels a layer can keep 1 to {c}")
-    if seen.power == 0:
-        raise ValueError("outputs are the same in all samples; there is nothing to choose channels by")
+    """Return the kept channels as `select_channels` does, from the moments of a layer."""
+    _check_choice(seen, weight, keep)
     gram, products = contributions(seen, weight)
-    return survivors(lasso_path(gram, products, seen.samples)[1], gram.diagonal(), keep) if keep < c else torch.arange(c)
+    if keep == len(gram):
+        return torch.arange(keep)
+    return survivors(lasso_path(gram, products, seen.samples)[1], gram.diagonal(), keep)
 
 
 def select_channels(inputs: Tensor, weight: Tensor, outputs: Tensor, keep: int) -> Tensor:
-    """Which input channels of a layer to keep: a LASSO over their contributions, W as given (section 3.1, (i)).
+    """Return the input channels of a layer to keep: a LASSO over their contributions, W as given (section 3.1, (i)).
 
-    Exactly `keep` come back (`survivors` says how). Means of inputs and outputs do not count: a bias makes up for them.
-    `explained` says what the choice is worth.
+    Exactly `keep` come back (see `survivors`). Means of inputs and outputs do not count: a bias makes up for them.
 
     Args:
         inputs: X, patches of the layer's input, (N, c, h*w), floating point.
         weight: W, (n, c, h*w).
-        outputs: Y, what the layer shall say there, (N, n).
+        outputs: Y, the wanted outputs at these places, (N, n).
         keep: c', 1 to c.
 
     Returns:
@@ -182,9 +134,9 @@ def select_channels(inputs: Tensor, weight: Tensor, outputs: Tensor, keep: int) 
 
 
 def reconstruct(inputs: Tensor, outputs: Tensor) -> Tensor:
-    """The weight that says `outputs` best, by least squares (section 3.1, (ii)); computed in float64, without an intercept.
+    """Return the weight that comes nearest to `outputs`, by least squares in float64, without an intercept (section 3.1, (ii)).
 
-    For an intercept take the means out of both first, or use `refit`.
+    For an intercept take the means out of both first, or use `course_lib.least_squares.refit`.
 
     Args:
         inputs: X', of the channels that stay, (N, c', h*w), floating point.
@@ -197,148 +149,17 @@ def reconstruct(inputs: Tensor, outputs: Tensor) -> Tensor:
         ValueError: shapes that do not fit, or numbers that are not finite. Where there is more than one answer, as with fewer
             samples than unknowns, a small ridge decides, and a warning says so.
     """
-    _check_samples(inputs, outputs)
+    check_samples(inputs, outputs)
     x, y = inputs.flatten(1).double(), outputs.double()
-    solution = _least_squares(x.T @ x, x.T @ y, len(x))  # (c' p, n)
+    solution = solve(x.T @ x, x.T @ y, len(x))  # (c' p, n)
     return solution.T.reshape(-1, *inputs.shape[1:]).to(inputs.dtype)
 
 
-def refit(seen: Moments, keep: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
-    """`reconstruct` on accumulated moments, with an intercept.
-
-    Returns:
-        Weight (n, c, p), zero at the channels that go, and bias (n,); float64.
-    """
-    c, p = seen.input_mean.shape
-    columns = (torch.as_tensor(keep).cpu()[:, None] * p + torch.arange(p)).flatten().to(seen.gram.device)
-    weight = torch.zeros_like(seen.cross)  # (c p, n)
-    weight[columns] = _least_squares(seen.gram[columns][:, columns], seen.cross[columns], seen.samples)
-    bias = seen.output_mean - seen.input_mean.flatten() @ weight
-    return weight.T.reshape(-1, c, p), bias
-
-
-def explained(seen: Moments, weight: Tensor) -> float:
-    """Share of the outputs' variance that a weight (n, c, p) explains with the best bias: 1 - ||Y - X W^T||^2 / ||Y||^2."""
-    w = weight.detach().double().flatten(1).T  # (c p, n)
-    error = seen.power - 2 * (seen.cross * w).sum() + (w * (seen.gram @ w)).sum()
-    return 1 - error.item() / seen.power
-
-
-def _least_squares(gram: Tensor, cross: Tensor, samples: int) -> Tensor:
-    """Solves gram @ solution = cross, gram (m, m) positive semi-definite, with a ridge where it must."""
-    gram = gram.clone()
-    diagonal = gram.diagonal()
-    diagonal[diagonal == 0] = 1.0  # an input that is always the same: so is the rest of its row
-    factor, failed = torch.linalg.cholesky_ex(gram)
-    # a squared pivot is what the inputs before it leave unexplained of an input
-    if failed or (factor.diagonal().square() < DEPENDENT * diagonal).any():
-        why = f"{samples} samples" if samples <= len(gram) else "inputs that repeat one another"
-        warnings.warn(f"{why} do not settle {len(gram)} unknowns an output; a small ridge decides", stacklevel=3)
-        diagonal += RIDGE * diagonal.mean()
-        factor = torch.linalg.cholesky(gram)
-    return torch.cholesky_solve(cross, factor)
-
-
-def _check_samples(inputs: Tensor, outputs: Tensor) -> None:
-    if inputs.dim() != 3 or outputs.dim() != 2 or len(inputs) != len(outputs) or 0 in (inputs.numel(), outputs.numel()):
-        raise ValueError(
-            f"inputs is {tuple(inputs.shape)} and outputs {tuple(outputs.shape)}; expected (N, c, h*w) and (N, n), none of them 0"
-        )
-    for name, values in dict(inputs=inputs, outputs=outputs).items():
-        if not values.isfinite().all():
-            raise ValueError(f"{name} holds NaN or infinity")
-
-
-# The whole network
-
-
-class Pruned(NamedTuple):
-    """What `prune` gives."""
-
-    model: nn.Module  # physically narrower, in evaluation mode
-    kept: dict[str, Tensor]  # layer -> the input channels that it still reads, ascending
-    explained: dict[str, float]  # layer -> share of the variance of its wanted outputs that it explains, on the samples
-
-
-@torch.no_grad()
-def prune(
-    model: nn.Module,
-    images: Tensor,
-    plan: Mapping[str, int | Sequence[int] | Tensor],
-    *,
-    positions: int = 10,
-    corrected: bool = True,
-    seed: int = 0,
-) -> Pruned:
-    """Prunes the inputs of several layers, from the network's input on (sections 3.2 and 3.3).
-
-    A layer's inputs come from the network as it is pruned so far, the outputs it shall say from the original, at the same
-    positions of the same images: so it makes up for what was lost before it. Where a layer is the only reader of its inputs,
-    the filters that make them go too; otherwise a `ChannelSampler` is put in front of it. A layer without a bias gets one.
+def residual_target(outputs: Tensor, shortcut: Tensor, pruned_shortcut: Tensor, norm: nn.Module | None = None) -> Tensor:
+    """Return the outputs of a branch's last layer for which the sum is right: Y2 + (Y1 - Y1'), section 3.3.
 
     Args:
-        model: a trained network; it is left as it was.
-        images: (N, ...), on the model's device; of the training set. Labels are not needed.
-        plan: name of a convolution or dense layer -> how many of its input channels to keep, or which ones.
-        positions: sampled from the feature map of each image.
-        corrected: the last layer of a residual branch makes up for the error of the shortcut too (`residual_target`).
-        seed: of the positions.
-
-    Raises:
-        ValueError: `plan` names a layer that cannot be pruned, or channels that it does not have; or as `select_channels`.
-    """
-    sources = inputs_of(model, plan, images[:1])
-    for name, source in sources.items():  # before any work
-        _ascending(range(plan[name]) if isinstance(plan[name], Integral) else plan[name], name, source)
-    ends = {name: end for name, end in residual_ends(model).items() if corrected and name in plan}
-    original, pruned = (copy.deepcopy(model).eval() for _ in range(2))
-    batches = [activations.Sample(batch, positions, seed * 100_003 + number) for number, batch in enumerate(images.split(BATCH))]
-    wanted = [_outputs(original, plan, ends, batch) for batch in batches]  # all layers in one pass
-    kept, shares = {}, {}
-    for name, source in sources.items():
-        layer, keep, end = pruned.get_submodule(name), plan[name], ends.get(name)
-        seen = moments(_pair(pruned, name, source, end, batch, said) for batch, said in zip(batches, wanted, strict=True))
-        weight = layer.weight[:, source.columns].flatten(2)  # (n, c, r p)
-        kept[name] = choose(seen, weight, keep) if isinstance(keep, Integral) else _ascending(keep, name, source)
-        weight, bias = refit(seen, kept[name])
-        shares[name] = explained(seen, weight)
-        layer.weight[:, source.columns] = weight.to(layer.weight).view(len(bias), *source.columns.shape, *layer.weight.shape[2:])
-        layer.bias = nn.Parameter(bias.to(layer.weight))
-    return Pruned(cut(pruned, kept, images[:1]), kept, shares)
-
-
-# Residual networks
-
-
-class End(NamedTuple):
-    """What joins the last layer of a residual branch in the sum."""
-
-    norm: str | None  # the batch norm behind the layer
-    shortcut: str  # the module whose output is added, or the block whose input is
-    is_block: bool
-
-
-def residual_ends(model: nn.Module) -> dict[str, End]:
-    """The last convolution of each residual branch: of modules that hold convolutions and a `shortcut` or `downsample`, the last
-    one held. So it is in this course's blocks and in torchvision's, where None stands for the identity."""
-    ends = {}
-    for name, block in model.named_modules():
-        way = next((way for way in ("shortcut", "downsample") if hasattr(block, way)), None)
-        branch = {child: module for child, module in block.named_children() if child != way}
-        convolutions = [child for child, module in branch.items() if isinstance(module, nn.Conv2d)]
-        norms = [child for child, module in branch.items() if isinstance(module, nn.BatchNorm2d)]
-        if way and convolutions:
-            prefix, is_block = f"{name}." if name else "", getattr(block, way) is None
-            norm = prefix + norms[-1] if norms else None
-            ends[prefix + convolutions[-1]] = End(norm, name if is_block else prefix + way, is_block)
-    return ends
-
-
-def residual_target(outputs: Tensor, shortcut: Tensor, pruned_shortcut: Tensor, norm: nn.BatchNorm2d | None = None) -> Tensor:
-    """What the last layer of a branch shall say so that the sum is right: Y2 + (Y1 - Y1'), section 3.3.
-
-    Args:
-        outputs: Y2, what the layer says in the original network, (N, n).
+        outputs: Y2, what the layer computes in the original network, (N, n).
         shortcut: Y1, what the shortcut adds in the original network, (N, n).
         pruned_shortcut: Y1', what it adds in the pruned one, (N, n).
         norm: the batch norm between the layer and the sum, in evaluation mode. It multiplies by gamma / std, so the difference
@@ -346,30 +167,124 @@ def residual_target(outputs: Tensor, shortcut: Tensor, pruned_shortcut: Tensor, 
     """
     missing = shortcut - pruned_shortcut
     if norm is not None:
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()  # (n,)
+        scale = (1.0 if norm.weight is None else norm.weight) / (norm.running_var + norm.eps).sqrt()  # (n,)
         missing = torch.where(scale == 0, 0.0, missing / scale)
     return outputs + missing
 
 
-def _outputs(model: nn.Module, layers: Iterable[str], ends: Mapping[str, End], sample: activations.Sample) -> dict[str, Tensor]:
-    """What layers and shortcuts say: name of the module -> (N, n)."""
-    readers = {name: lambda _layer, _x, y: sample.at(y) for name in layers}
-    return activations.watch(model, readers | {end.shortcut: _shortcut(end, sample) for end in ends.values()}, sample.images)
+# The whole network
 
 
-def _pair(
-    model: nn.Module, name: str, source: Source, end: End | None, sample: activations.Sample, original: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """A layer's inputs in the network as it is pruned so far, (N, c, r p), and what it shall say, (N, n)."""
-    readers: dict[str, activations.Reader] = {name: sample.patches}
-    if end is not None:
-        readers[end.shortcut] = _shortcut(end, sample)
-    seen, target = activations.watch(model, readers, sample.images), original[name]
-    if end is not None:
-        norm = None if end.norm is None else model.get_submodule(end.norm)
-        target = residual_target(target, original[end.shortcut], seen[end.shortcut], norm)
-    return seen[name][:, source.columns].flatten(2), target
+@torch.no_grad()
+def prune(
+    model: nn.Module,
+    batches: Batches,
+    keep: KeepByLayer,
+    *,
+    sampled: Mapping[str, Keep] | None = None,
+    positions: int = 10,
+    images: int = 5_000,
+    corrected: bool = True,
+    retrain: Retrain | None = None,
+    measure: Callable[[nn.Module], float] | None = None,
+    seed: int = 0,
+) -> Result:
+    """Return a network with fewer channels, pruned layer by layer from the input on and refitted (sections 3.2 and 3.3).
+
+    Channels are chosen for the layer that reads them, and its weights are fitted anew: its inputs come from the network as it is
+    pruned so far, its wanted outputs from the original, at the same places of the same images. So each layer makes up for what
+    was lost before it. A layer without a bias gets one. Defaults are the paper's.
+
+    Args:
+        model: a trained network; it is left as it was.
+        batches: training images and labels, read once per layer; the labels are not used.
+        keep: layer -> how many, which share or which indices of its output channels stay; one other layer must be all that reads
+            them. Or one number for all of `prunable_layers`.
+        sampled: layer -> how many, which share or which of its input channels it goes on reading, through a `ChannelSampler`.
+            They stay for other layers: as before the first layer of a residual branch.
+        positions: places of each feature map that are looked at; of a dense layer's outputs there is one per image.
+        images: how many images are looked at; of a longer split a random draw, of other batches the first ones.
+        corrected: the last layer of a residual branch makes up for the error of the shortcut too (`residual_target`).
+        retrain: called as retrain(network), once after all layers.
+        measure: called as measure(network) after pruning and after retraining, for the record.
+        seed: of the draw and of the positions.
+
+    Returns:
+        The result; its record has a row per layer: layer (None where a sampler was put in), reader, kept (channels), explained
+        (share of the variance of the reader's wanted outputs), corrected (whether these include the shortcut's error), and in
+        the last row, with `measure`, pruned and retrained.
+
+    Raises:
+        ValueError: `keep` or `sampled` names a layer that cannot be pruned, or is out of its range; `images` below 2 or
+            `positions` below 1; what `surgery.narrow` and `select_channels` refuse.
+    """
+    check_counts(images, positions)
+    first = example(batches).to(next(model.parameters()).device)
+    keep = keep if isinstance(keep, Mapping) else keeping.by_layer(keep, prunable_layers(model, first))
+    wanted = pruned_inputs(model, keep, sampled or {}, first)
+    ends = sums.branch_ends(model, first) if corrected else {}
+    original, pruned = (copy.deepcopy(model).eval() for _ in range(2))
+    kept, record = {}, []
+    for reader, (name, source, keep) in wanted.items():
+        samples = samples_of(batches, images, positions, seed, first.device)
+        seen = moments(_pairs(original, pruned, reader, source, ends, samples))
+        layer = pruned.get_submodule(reader)
+        weight = layer.weight[:, source.columns].flatten(2)  # (n, c, r p)
+        kept[reader] = choose(seen, weight, keep) if isinstance(keep, int) else keep
+        weight, bias = refit(seen, kept[reader])
+        layer.weight[:, source.columns] = weight.to(layer.weight).view(len(bias), *source.columns.shape, *layer.weight.shape[2:])
+        layer.bias = nn.Parameter(bias.to(layer.weight))
+        row = dict(layer=name, reader=reader, kept=len(kept[reader]), explained=explained(seen, weight))
+        record.append(row | dict(corrected=reader in ends))
+    narrower = keep_inputs(pruned, kept, first)
+    record[-1] |= {} if measure is None else dict(pruned=measure(narrower))
+    call(retrain, narrower)
+    record[-1] |= {} if measure is None else dict(retrained=measure(narrower))
+    return Result(narrower, record)
 
 
-def _shortcut(end: End, sample: activations.Sample) -> activations.Reader:
-    return lambda _module, x, y: sample.at(x if end.is_block else y)
+@torch.no_grad()
+def prunable_layers(model: nn.Module, example_input: Tensor) -> list[str]:
+    """Return the layers that one number for all prunes: `surgery.narrow` accepts them, and one layer is all that reads them.
+
+    Left out are those before a dense layer on tokens, which cannot be sampled, and before a layer of more than `MOST_COLUMNS`
+    inputs, such as the first dense layer of VGG-16; the paper leaves dense layers whole.
+    """
+    sources = inputs_of(model, None, example_input)
+    readers = readers_of(sources)
+    fit = {name for name in sources if model.get_submodule(name).weight[0].numel() <= MOST_COLUMNS}
+    fit &= set(readable(model, sources, example_input))
+    return [layer for layer in narrowable_layers(model, example_input) if readers.get(layer) in fit]
+
+
+def _pairs(
+    original: nn.Module, pruned: nn.Module, name: str, source: Source, ends: Mapping[str, str | None], samples: Iterator[Sample]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield a layer's inputs in the network as it is pruned so far, (N, c, r p), and its wanted outputs, (N, n)."""
+    norm = pruned.get_submodule(ends[name]) if ends.get(name) else None
+    for sample in samples:
+        at = sample.at if name in ends else None
+        outputs, shortcut = sums.watch(original, name, lambda _layer, _x, y, at=sample.at: at(y), sample.images, at)
+        inputs, pruned_shortcut = sums.watch(pruned, name, sample.patches, sample.images, at)
+        if at is not None:
+            outputs = residual_target(outputs, shortcut, pruned_shortcut, norm)
+        yield inputs[:, source.columns].flatten(2), outputs
+
+
+def _check_choice(seen: Moments, weight: Tensor, keep: int) -> None:
+    c, p = seen.input_mean.shape
+    if weight.shape != (len(seen.output_mean), c, p):
+        raise ValueError(f"weight is {tuple(weight.shape)}; inputs and outputs ask for {(len(seen.output_mean), c, p)}")
+    if not isinstance(keep, Integral) or not 1 <= keep <= c:
+        raise ValueError(f"keep is {keep}; of {c} input channels a layer can keep 1 to {c}")
+    if seen.power == 0:
+        raise ValueError("outputs are the same in all samples; there is nothing to choose channels by")
+
+
+def _warn_of_repeated_channels(contributing: int, channels: int, keep: int) -> None:
+    if contributing < keep:
+        warnings.warn(
+            f"keep is {keep}, but only {contributing} of {channels} channels contribute what the others do not (the rest are "
+            "zero, or repeat them); the largest of the rest fill up",
+            stacklevel=5,
+        )
