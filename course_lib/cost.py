@@ -15,6 +15,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from course_lib.activations import hooked
+from course_lib.modes import evaluating
+
 # Energy of an operation on 32 bits in 45 nm CMOS, pJ (Horowitz 2014, as Han et al. 2015 quote it in their table 1).
 ENERGY_PJ = {
     "int add": 0.1,
@@ -32,7 +35,7 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class Report:
     """The costs of a network; prints as a table, against `baseline` with ratios."""
 
-    layers: pd.DataFrame  # a row a layer: weights, nonzeros, kept, MACs, MACs kept; 'biases and norms' last
+    layers: pd.DataFrame  # a row per layer: weights, nonzeros, kept, MACs, MACs kept; 'biases and norms' last
     bytes_dense: int  # float32 parameters
     bytes_sparse: int  # each weight matrix in the cheaper of dense and CSR
     bytes_on_disk: int  # size of the file that `write` makes of it, header included
@@ -41,7 +44,7 @@ class Report:
     baseline: "Report | None" = None
 
     def totals(self) -> pd.Series:
-        """All figures by name; bytes, seconds, and energies in joules for one image."""
+        """Return all figures by name; bytes, seconds, and energies in joules for one image."""
         sums = self.layers[["weights", "nonzeros", "MACs", "MACs kept"]].sum()
         compute = sums["MACs kept"] * (ENERGY_PJ["float multiply"] + ENERGY_PJ["float add"])
         return pd.Series(
@@ -61,13 +64,13 @@ class Report:
 
     @property
     def speedup(self) -> float:
-        """Latency of the baseline over this one's. Raises ValueError without a baseline."""
+        """How many times faster than the baseline it is. Raises ValueError without a baseline."""
         if self.baseline is None:
             raise ValueError("the report has no baseline to be faster than; give one to `report`")
         return self.baseline.latency / self.latency
 
     def frame(self) -> pd.DataFrame:
-        """The table that is printed: the quantity, its value, and with a baseline the value there and the ratio."""
+        """Return the table that is printed: the quantity, its value, and with a baseline the value there and the ratio."""
         here = self.totals()
         table = pd.DataFrame({"quantity": here.index, "here": [_text(name, value) for name, value in here.items()]})
         if self.baseline is not None:
@@ -86,7 +89,7 @@ class Report:
 
 
 def report(model: nn.Module, example_input: Tensor, baseline: Report | None = None) -> Report:
-    """Counts and measures `model`; it is left as it was.
+    """Return the costs of `model`, counted and measured in evaluation mode; it is left as it was.
 
     Energies suppose that each non-zero weight is fetched once an image and multiplied as often as its layer needs it
     (batch 1, an engine that skips zeros, activations not counted).
@@ -104,28 +107,20 @@ def report(model: nn.Module, example_input: Tensor, baseline: Report | None = No
         raise ValueError(f"example_input is {found}; expected a tensor (N, ...) with N of 1 or more")
     if baseline is not None and baseline.batch != len(example_input):
         raise ValueError(f"example_input is a batch of {len(example_input)}, the baseline was measured with {baseline.batch}")
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        layers = count(model, example_input)
-        latency = measure(model, example_input)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     weights = [parameter.detach() for parameter in model.parameters()]
     return Report(
-        layers=layers,
+        layers=count(model, example_input),
         bytes_dense=sum(4 * weight.numel() for weight in weights),
         bytes_sparse=sum(min(4 * weight.numel(), csr_bytes(weight)) for weight in weights),
         bytes_on_disk=bytes_on_disk(model),
-        latency=latency,
+        latency=measure(model, example_input),
         batch=len(example_input),
         baseline=baseline,
     )
 
 
 def count(model: nn.Module, example_input: Tensor) -> pd.DataFrame:
-    """Weights, non-zeros and MACs by layer, MACs for one image.
+    """Return weights, non-zeros and MACs by layer, MACs for one image; `model` is left as it was.
 
     On the meta device, where only shapes are known, no weight counts as zero.
     """
@@ -147,16 +142,12 @@ def _macs(model: nn.Module, example_input: Tensor) -> Counter:
     """Layer -> its MACs for the batch, over all of its calls: each output takes as many as a filter or row has weights."""
     macs: Counter = Counter()
 
-    def add(layer: nn.Module, _inputs: tuple, output: Tensor) -> None:
+    def add(layer: nn.Module, _inputs: Tensor, output: Tensor) -> None:
         macs[layer] += output.numel() * layer.weight[0].numel()
 
-    hooks = [layer.register_forward_hook(add) for layer in model.modules() if isinstance(layer, LAYERS)]
-    try:
-        with torch.no_grad():
-            model(example_input)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, LAYERS)]
+    with torch.no_grad(), evaluating(model), hooked(model, dict.fromkeys(layers, add)):
+        model(example_input)
     return macs
 
 
@@ -165,20 +156,24 @@ def _nonzeros(parameter: Tensor) -> int:
 
 
 def measure(model: nn.Module, example_input: Tensor, seconds: float = 0.2) -> float:
-    """Median seconds of a forward pass of the batch, warm, with torch's present number of threads, over about `seconds`."""
+    """Return the median seconds of a forward pass of the batch, in evaluation mode, warm, over about `seconds`.
+
+    With torch's present number of threads. `torch.utils.benchmark.Timer` would take as many lines, and its import looks for
+    compilers and warns where there is no CUDA.
+    """
 
     def run() -> None:
         model(example_input)
         if example_input.is_cuda:
             torch.cuda.synchronize()
 
-    with torch.inference_mode():
+    with torch.inference_mode(), evaluating(model):
         once = statistics.median(timeit.repeat(run, repeat=3, number=1))
         return statistics.median(timeit.repeat(run, repeat=max(5, min(1000, int(seconds / once))), number=1))
 
 
 def csr_bytes(weight: Tensor) -> int:
-    """Bytes of a weight, seen as a matrix (n, rest), in compressed sparse rows of 4-byte numbers.
+    """Return the bytes of a weight, seen as a matrix (n, rest), in compressed sparse rows of 4-byte numbers.
 
     2a + n + 1 numbers for a non-zeros in n rows: a value and a column each, and where the rows begin and end (Han et al.
     2016, section 2).
@@ -187,7 +182,7 @@ def csr_bytes(weight: Tensor) -> int:
 
 
 def bytes_on_disk(model: nn.Module) -> int:
-    """Size of a real file: every parameter in the cheaper of dense and CSR, as safetensors, header included."""
+    """Return the size of a real file: every parameter in the cheaper of dense and CSR, as safetensors, header included."""
     from safetensors.torch import save_file
 
     tensors = {}

@@ -91,6 +91,16 @@ def test_the_network_is_left_as_it_was(pruned):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in pruned.modules())
 
 
+def test_counting_and_measuring_leave_the_statistics_of_a_network_in_training():
+    model = models.build("vgg-small").train()
+    before = copy.deepcopy(model.state_dict())
+    example = models.example_input("vgg-small")  # one image: batch norm in training mode would refuse it
+    assert cost.count(model, example).MACs.sum() == cost.count(copy.deepcopy(model).eval(), example).MACs.sum()
+    assert cost.measure(model, example, seconds=0.01) > 0
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
 def test_the_latency_of_a_network_that_sleeps():
     class Sleeps(nn.Module):
         def forward(self, x):

@@ -8,21 +8,23 @@ not been run here. On the CPU fine-tuning computes in bfloat16, as the baselines
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from course_lib import activations, data, models, surgery
+from course_lib import activations, data, least_squares, models, plans, surgery
 from course_lib.data import Split, Splits
 from course_lib.experiments import filter_pruning
 from course_lib.papers import channel_pruning as paper
+from course_lib.result import Result
+from course_lib.surgery.inputs import inputs_of, keep_inputs, kept_inputs
 from course_lib.training import evaluate, fit
 
-# (network, speed-up, method) -> what the paper says: accuracy on CIFAR-10; points of top-5 on ImageNet
+# (network, speed-up, method) -> what the paper reports: accuracy on CIFAR-10; points of top-5 on ImageNet
 PAPER = {
     ("resnet-56", 2.0, "LASSO"): "92.8 -> 90.8 -> 91.8 %",
     ("resnet-56", 2.0, "max response"): "92.8 -> 91.5 % (check)",
@@ -52,9 +54,9 @@ def residual_ratios(blocks: int, first: float | None, last: float) -> dict[str, 
     return {name: ratio for name, ratio in ratios.items() if ratio}
 
 
-# Relative widths; a layer's entry is about the channels that it reads
+# Relative widths: layer -> share of the channels that it reads
 RATIOS: dict[str, dict[str, float]] = {
-    "vgg-16": {f"conv{i}": 1.0 if i < 9 else 1.5 for i in range(2, 12)},  # what conv5_x make stays whole
+    "vgg-16": {f"conv{i}": 1.0 if i < 9 else 1.5 for i in range(2, 12)},  # the outputs of conv5_x stay whole
     "vgg-small": {"conv2": 1.0, "conv3": 1.0, "conv4": 1.0, "conv5": 1.5, "conv6": 1.5},
 } | {network: residual_ratios(blocks, None, 1.0) for network, blocks in BLOCKS.items()}
 # The paper's two rules for residual networks, together and apart: (sampler in front of the first layers, corrected targets)
@@ -118,42 +120,43 @@ def layer(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: 
     for share in KEPT:
         keep = max(1, round(share * len(strongest)))
         for method, kept in ways_of_choosing(weight, seen, strongest, keep).items():
-            refitted, bias = paper.refit(seen, kept)
+            refitted, bias = least_squares.refit(seen, kept)
             lost = 100 * (before - evaluate(with_weight(model, name, refitted, bias), test))
-            figures = dict(unexplained=round(1 - paper.explained(unseen, refitted), 5), lost=round(lost, 3))
+            figures = dict(unexplained=round(1 - least_squares.explained(unseen, refitted), 5), lost=round(lost, 3))
             points.append(dict(method=method, keep=keep, share=share) | figures)
     return dict(channels=len(strongest), points=points)
 
 
 def network(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
     """The whole network, not trained afterwards: with least squares, without, and with batch norms measured anew."""
-    images, test = splits.train.take(work["images"], seed).images, splits.test.take(work["tested"])
-    result = prune(setting, model, images, work, seed)
+    train, test = splits.train.take(work["images"], seed), splits.test.take(work["tested"])
+    result = prune(setting, model, train, work, seed)
+    kept = kept_inputs(result.model)
     accuracies = dict(
         baseline=model,
         accuracy=result.model,
-        recalibrated=recalibrated(result.model, images),
-        without_least_squares=paper.cut(model, result.kept, images[:1]),
+        recalibrated=recalibrated(result.model, train.images),
+        without_least_squares=keep_inputs(model, kept, train.images[:1]),
     )
     return filter_pruning.sizes(model, result.model, splits) | dict(
         {name: accuracy(one, test) for name, one in accuracies.items()},
-        kept={name: len(kept) for name, kept in result.kept.items()},
-        explained={name: round(share, 4) for name, share in result.explained.items()},
+        kept={name: len(channels) for name, channels in kept.items()},
+        explained={row["reader"]: round(row["explained"], 4) for row in result.record},
     )
 
 
 def tuned(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
     """Pruned and fine-tuned; or the same shape from random weights for as many epochs, at the learning rates of the baseline."""
-    images, name = splits.train.take(work["images"], seed).images, setting["network"]
+    train, name = splits.train.take(work["images"], seed), setting["network"]
     scratch = setting["method"] == "from scratch"
     if scratch:
         torch.manual_seed(seed + 1000)
-        plan = plan_for(setting, model, images[:1])
-        fresh = models.build(name).to(images.device)
-        narrower = paper.cut(fresh, {layer: range(keep) for layer, keep in plan.items()}, images[:1])
+        plan = plan_for(setting, model, train.images[:1])
+        fresh = models.build(name).to(train.images.device)
+        narrower = keep_inputs(fresh, {layer: range(keep) for layer, keep in plan.items()}, train.images[:1])
         how = dict(lr=filter_pruning.SCRATCH[name], augment="crop-flip")
     else:
-        narrower, how = prune(setting, model, images, work, seed).model, FINE_TUNING
+        narrower, how = prune(setting, model, train, work, seed).model, FINE_TUNING
     before = accuracy(narrower, splits.test)
     state = Path("build/experiments") / f"channel-pruning {setting['name']} {seed}.pt"
     fit(
@@ -170,28 +173,50 @@ def tuned(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: 
     return row
 
 
-def prune(setting: Mapping, model: nn.Module, images: Tensor, work: Mapping, seed: int) -> paper.Pruned:
-    """The network of a setting, pruned by its method to its speed-up, under its rules for residual networks."""
-    plan = plan_for(setting, model, images[:1])
+def prune(setting: Mapping, model: nn.Module, train: Split, work: Mapping, seed: int) -> Result:
+    """Return the network of a setting, pruned by its method to its speed-up, under its rules for residual networks."""
+    example_input = train.images[:1]
+    plan: dict[str, paper.Keep] = dict(plan_for(setting, model, example_input))
     method, (_, corrected) = setting.get("method", "LASSO"), RULES[setting.get("rules", "correction")]
     if method == "first k":
         plan = {name: range(keep) for name, keep in plan.items()}
     elif method == "max response":
-        strongest = strengths(model, plan, images[:1])
+        strongest = strengths(model, plan, example_input)
         plan = {name: strongest[name].topk(keep).indices for name, keep in plan.items()}
-    return paper.prune(model, images, plan, positions=work["positions"], corrected=corrected, seed=seed)
+    keep, sampled = by_output(plan, producers(model, plan, example_input))
+    settings = dict(sampled=sampled, positions=work["positions"], images=len(train.labels), corrected=corrected, seed=seed)
+    return paper.prune(model, train, keep, **settings)
 
 
 def plan_for(setting: Mapping, model: nn.Module, example_input: Tensor) -> dict[str, int]:
-    """How many channels the layers of a setting's network read, for its speed-up."""
+    """Return how many channels the layers of a setting's network read, for its speed-up."""
     ratios = RATIOS[setting["network"]]
     if RULES[setting.get("rules", "correction")][0]:  # the ends of the paper's 2 : 4 : 3 for blocks of three layers
         ratios = residual_ratios(BLOCKS[setting["network"]], 2.0, 3.0)
-    return paper.plan_for_speedup(model, ratios, setting["speedup"], example_input)
+    computed_by = producers(model, ratios, example_input)
+    keep, sampled = plans.keep_and_sampled_for_speedup(model, *by_output(ratios, computed_by), setting["speedup"], example_input)
+    return {reader: sampled[reader] if layer is None else keep[layer] for reader, layer in computed_by.items()}
+
+
+def producers(model: nn.Module, layers: Iterable[str], example_input: Tensor) -> dict[str, str | None]:
+    """Return the layer whose outputs each of `layers` alone reads; None where others read them too."""
+    sources = inputs_of(model, layers, example_input)
+    return {reader: source.producers[-1] if source.producers else None for reader, source in sources.items()}
+
+
+def by_output(plan: Mapping[str, Any], computed_by: Mapping[str, str | None]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a plan by the layers that read as `paper.prune` takes it: by the layers that compute, and behind samplers.
+
+    Args:
+        plan: layer -> something about the channels that it reads.
+        computed_by: from `producers`.
+    """
+    keep = {layer: plan[reader] for reader, layer in computed_by.items() if layer is not None}
+    return keep, {reader: plan[reader] for reader, layer in computed_by.items() if layer is None}
 
 
 def strengths(model: nn.Module, layers: Sequence[str], example_input: Tensor) -> dict[str, Tensor]:
-    """'Max response': for each channel that a layer reads the sum of |W| of the filters that make it, (c,)."""
+    """'Max response': for each channel that a layer reads, the sum of |W| of the filters that compute it, (c,)."""
     sums = {}
     for tied in surgery.couplings(model, example_input).values():
         total = sum(model.get_submodule(producer).weight.detach().abs().flatten(1).sum(1) for producer in tied.producers)
@@ -202,28 +227,30 @@ def strengths(model: nn.Module, layers: Sequence[str], example_input: Tensor) ->
 class Layer(NamedTuple):
     """One layer of the whole network, on two halves of some images, and how strong its inputs are (`strengths`)."""
 
-    seen: paper.Moments
-    unseen: paper.Moments
+    seen: least_squares.Moments
+    unseen: least_squares.Moments
     strongest: Tensor
 
 
 @torch.no_grad()
 def layers_of(model: nn.Module, names: Sequence[str], images: Tensor, positions: int = 10, seed: int = 0) -> dict[str, Layer]:
-    """What convolutions of the whole network read and say: one half of the images to fit to, the other to judge by."""
+    """Return the moments of convolutions of the whole network: on one half of the images to fit to, on the other to judge by."""
     found = {}
     for name in names:
         pairs = (_pairs(model, name, part, positions, 2 * seed + half) for half, part in enumerate(images.chunk(2)))
-        found[name] = Layer(*map(paper.moments, pairs), strengths(model, [name], images[:1])[name])
+        found[name] = Layer(*map(least_squares.moments, pairs), strengths(model, [name], images[:1])[name])
     return found
 
 
 def _pairs(model: nn.Module, name: str, images: Tensor, positions: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for number, batch in enumerate(images.split(paper.BATCH)):
+    for number, batch in enumerate(images.split(activations.BATCH)):
         sample = activations.Sample(batch, positions, seed * 100_003 + number)
         yield activations.watch(model, {name: sample.pair}, batch)[name]
 
 
-def ways_of_choosing(weight: Tensor, seen: paper.Moments, strongest: Tensor, keep: int) -> dict[str, Sequence[int] | Tensor]:
+def ways_of_choosing(
+    weight: Tensor, seen: least_squares.Moments, strongest: Tensor, keep: int
+) -> dict[str, Sequence[int] | Tensor]:
     """The channels that each way of choosing keeps: METHODS, and two more.
 
     'Largest contribution' looks at each channel's ||X_i W_i^T|| alone (ours, to see what the LASSO adds to it); 'inverted'
@@ -287,11 +314,11 @@ def subset_search(mixed: float, problems: int = 100) -> dict[str, float]:
         inputs = torch.einsum("ij,njp->nip", mixing, torch.randn(300, 8, 4, generator=random))
         weight = torch.randn(12, 8, 4, generator=random)
         outputs = inputs.flatten(1) @ weight.flatten(1).T
-        seen = paper.moments([(inputs, outputs + 0.1 * torch.randn(outputs.shape, generator=random))])
+        seen = least_squares.moments([(inputs, outputs + 0.1 * torch.randn(outputs.shape, generator=random))])
         chosen = subsets.index(paper.choose(seen, weight, 4).tolist())
         gram, products = paper.contributions(seen, weight)
         scaled = [seen.power - products[s] @ torch.linalg.solve(gram[s][:, s], products[s]) for s in subsets]
-        rebuilt = [1 - paper.explained(seen, paper.refit(seen, s)[0]) for s in subsets]
+        rebuilt = [1 - least_squares.explained(seen, least_squares.refit(seen, s)[0]) for s in subsets]
         for name, errors in zip(near, (scaled, rebuilt), strict=True):
             near[name] += errors[chosen] <= 1.1 * min(errors)
     return {name: float(count) / problems for name, count in near.items()}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 from torch import nn
 
+from course_lib import least_squares
 from course_lib.experiments import channel_pruning as channel_runs
 from course_lib.notebook.panels import panel
 from course_lib.notebook.plots import COLOURS
@@ -26,7 +27,7 @@ def lasso_view(model: nn.Module, layers: Mapping[str, channel_runs.Layer], layer
     penalties, betas = channel_pruning.lasso_path(gram, products, seen.samples)
     keep = max(1, round(share * len(gram)))
     ways = channel_runs.ways_of_choosing(weight, seen, strongest, keep)
-    shares = {way: channel_pruning.explained(unseen, channel_pruning.refit(seen, kept)[0]) for way, kept in ways.items()}
+    shares = {way: least_squares.explained(unseen, least_squares.refit(seen, kept)[0]) for way, kept in ways.items()}
 
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.0, 3.0), width_ratios=(3, 2))
     gone = [i for i in range(len(gram)) if i not in set(ways["LASSO"].tolist())]
