@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from course_lib import data, machine, models, notebook
+from course_lib import data, least_squares, machine, models, notebook
 from course_lib.experiments import channel_pruning as channel_runs
 from course_lib.lessons import channel_pruning as channel_lesson
 from course_lib.lessons import filter_pruning as filter_lesson
@@ -144,7 +144,7 @@ def test_the_lasso_view_says_what_the_kept_ones_explain():
     fig = channel_lesson.lasso_view(model, layers, "conv5", 0.25)
     weight = model.conv5.weight.detach().flatten(2)
     kept = channel_pruning.choose(layers["conv5"].seen, weight, 16)
-    share = channel_pruning.explained(layers["conv5"].unseen, channel_pruning.refit(layers["conv5"].seen, kept)[0])
+    share = least_squares.explained(layers["conv5"].unseen, least_squares.refit(layers["conv5"].seen, kept)[0])
     assert fig.get_suptitle().startswith(f"conv5 with 16 of 64 channels: {share:.0%} explained")
     assert channel_lesson.lasso_panel(model, layers).children[0].options == ("conv3", "conv5")
 

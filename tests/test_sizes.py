@@ -7,7 +7,7 @@ from pathlib import Path
 from course_lib.files import ROOT
 
 LINES, BODY, PARAMETERS = 300, 40, 8
-MANY_PARAMETERS = {"fit"}  # it stands for the arguments of a whole training run
+MANY_PARAMETERS = {"fit", "prune"}  # they stand for the settings of a whole training run, or of a paper's method
 
 
 def modules() -> Iterator[tuple[Path, str]]:

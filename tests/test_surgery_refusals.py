@@ -13,6 +13,7 @@ from course_lib import surgery
 from course_lib.data import Split
 from course_lib.papers import channel_pruning, filter_pruning, network_trimming, thinet
 from course_lib.surgery import dead_neurons
+from course_lib.surgery.inputs import kept_inputs
 
 pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
 
@@ -467,9 +468,10 @@ def test_channel_selection_reads_the_right_columns_after_a_channels_last_flatten
         model = Between(operation, nn.Linear(288, 5)).double().eval()
         columns = surgery.coupling(model, "first", IMAGES).consumers["out"]
         model.out.weight.data[:, columns[[2, 5]]] = 0
-        pruned = channel_pruning.prune(model, example, dict(out=6), corrected=False)
-        assert pruned.kept["out"].tolist() == [0, 1, 3, 4, 6, 7]
-        assert pruned.explained["out"] == pytest.approx(1, abs=1e-3)
+        pruned = channel_pruning.prune(model, Split(example, torch.zeros(250)), dict(first=6))
+        assert kept_inputs(pruned.model)["out"] == [0, 1, 3, 4, 6, 7]
+        assert pruned.record[0]["explained"] == pytest.approx(1, abs=1e-3)
+        same(pruned.model, model, example)
         same(thinet.prune_layer(model, "first", 6, example), model, example)
 
 
@@ -478,7 +480,8 @@ def test_dense_layers_on_tokens_are_refused_by_name():
     with pytest.raises(ValueError, match=r"'second'.*\(3, 5, 8\)"):
         thinet.prune_layer(model, "first", 4, TOKENS)
     with pytest.raises(ValueError, match=r"'second'.*\(3, 5, 8\)"):
-        channel_pruning.prune(model, TOKENS, dict(second=4))
+        channel_pruning.prune(model, Split(TOKENS, torch.zeros(len(TOKENS))), dict(first=4))
+    assert "first" not in channel_pruning.prunable_layers(model, TOKENS)
 
 
 @pytest.mark.parametrize("prune", [thinet.prune_layer, surgery.keep_channels])

@@ -6,7 +6,7 @@ some = env.splits.train.take(scale.pick(smoke=100, lesson=500, paper=5_000), 0).
 my_plan, places = {}, scale.pick(smoke=20, lesson=10, paper=10)
 for name, layer in runs.layers_of(net, ["conv2", "conv3", "conv4"], some, places, seed=0).items():
     w, keep = net.get_submodule(name).weight.detach().flatten(2), 1
-    while paper.explained(layer.%s, paper.refit(layer.seen, %s)[0]) < 0.9:
+    while least_squares.explained(layer.%s, least_squares.refit(layer.seen, %s)[0]) < 0.9:
         keep += 1
     my_plan[name] = keep + %d
 """
@@ -21,7 +21,7 @@ def forward_selection(gram, products, keep):
         gains = [-1.0 if i in chosen else b[i] ** 2 / g[i, i] for i in range(len(b))]
         i = int(np.argmax(gains))
         chosen.append(i)
-        b = b - g[:, i] * b[i] / g[i, i]  # what channel i says is taken out of all others
+        b = b - g[:, i] * b[i] / g[i, i]  # what channel i contributes is taken out of all others
         g = g - np.outer(g[:, i], g[i]) / g[i, i]
     return np.sort(chosen)
 """,

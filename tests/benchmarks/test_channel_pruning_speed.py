@@ -13,7 +13,7 @@ SAMPLES, CHANNELS, TAPS, KEEP = 5_000, 256, 9, 128
 
 
 def layer() -> tuple[Tensor, Tensor, Tensor]:
-    """A 3x3 layer of 256 channels behind a ReLU: neighbouring channels are alike, and some matter more than others."""
+    """A 3x3 layer of 256 channels after a ReLU: neighbouring channels are alike, and some matter more than others."""
     random = torch.Generator().manual_seed(0)
     mixing = torch.eye(CHANNELS) + 0.3 * torch.randn(CHANNELS, CHANNELS, generator=random) / CHANNELS**0.5
     inputs = torch.einsum("ij,njp->nip", mixing, torch.randn(SAMPLES, CHANNELS, TAPS, generator=random)).relu()
@@ -26,8 +26,8 @@ def by_scikit_learn(inputs: Tensor, weight: Tensor, outputs: Tensor) -> list[int
     """As the authors do it: the penalty doubled until too few are left, then bisected, each fit from the one before."""
     z = np.empty((SAMPLES * CHANNELS, CHANNELS), order="F")  # (N n, c)
     for channel in range(CHANNELS):
-        said = inputs[:, channel].double() @ weight[:, channel].double().T  # (N, n)
-        z[:, channel] = (said - said.mean(0)).flatten()
+        contribution = inputs[:, channel].double() @ weight[:, channel].double().T  # (N, n)
+        z[:, channel] = (contribution - contribution.mean(0)).flatten()
     y = (outputs - outputs.mean(0)).double().flatten().numpy()
     lasso = Lasso(fit_intercept=False, warm_start=True, copy_X=False, selection="cyclic", tol=1e-6)
 

@@ -1,10 +1,13 @@
 """He et al. 2017: selection against LASSO on the full design and against all subsets, least squares against NumPy, and networks
-against identities: nothing pruned changes nothing, what is cut is what was zero, the residual correction makes sums exact."""
+against identities: nothing pruned changes nothing, what is removed is what was zero, the residual correction makes sums exact."""
 
 import copy
 import itertools
 import json
+import subprocess
+import sys
 import warnings
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +19,14 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Lasso
 from torch import Tensor, nn
 
-from course_lib import cost, data, models
+from course_lib import cost, data, least_squares, models, plans, surgery
+from course_lib.activations import sums
+from course_lib.data import Split
 from course_lib.experiments import channel_pruning as runs
 from course_lib.papers import channel_pruning as paper
+from course_lib.result import Result
+from course_lib.storage import networks
+from course_lib.surgery.inputs import ChannelSampler, inputs_of, keep_inputs, kept_inputs
 
 pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
 
@@ -33,7 +41,7 @@ def layer(seed: int, samples: int, c: int, p: int, n: int, mixed: float = 0.0) -
     return inputs.double(), torch.randn(n, c, p, generator=random).double()
 
 
-def said(inputs: Tensor, weight: Tensor) -> Tensor:
+def outputs_of(inputs: Tensor, weight: Tensor) -> Tensor:
     return inputs.flatten(1) @ weight.flatten(1).T
 
 
@@ -46,17 +54,17 @@ def design(inputs: Tensor, weight: Tensor, outputs: Tensor) -> tuple[np.ndarray,
 # One layer
 
 
-def test_by_hand_the_channels_that_say_most_are_kept():
+def test_by_hand_the_channels_that_contribute_most_are_kept():
     x = torch.eye(4).view(4, 4, 1)
     w = torch.tensor([[[3.0], [1.0], [-2.0], [0.5]]])
-    assert [paper.select_channels(x, w, said(x, w), k).tolist() for k in (1, 2, 3)] == [[0], [0, 2], [0, 1, 2]]
+    assert [paper.select_channels(x, w, outputs_of(x, w), k).tolist() for k in (1, 2, 3)] == [[0], [0, 2], [0, 1, 2]]
 
 
 @given(seeds, st.floats(0, 2))
 def test_a_planted_problem_is_recovered(seed, mixed):
     inputs, weight = layer(seed, 400, 32, 9, 16, min(mixed, 0.5))
     planted = torch.randperm(32, generator=torch.Generator().manual_seed(seed))[:8].sort().values
-    outputs = said(inputs[:, planted], weight[:, planted])
+    outputs = outputs_of(inputs[:, planted], weight[:, planted])
     outputs += 0.1 * outputs.std() * torch.randn(outputs.shape, generator=torch.Generator().manual_seed(seed + 1))
     kept = paper.select_channels(inputs.float(), weight.float(), outputs.float() + 3, 8)
     assert torch.equal(kept, planted)
@@ -69,7 +77,7 @@ def against_all_subsets(mixed: float, judge) -> list[float]:
     ratios = []
     for seed in range(100):
         inputs, weight = layer(seed, 300, 8, 4, 12, mixed)
-        outputs = said(inputs, weight) + 0.1 * layer(seed + 1, 300, 12, 1, 1)[0][:, :, 0]
+        outputs = outputs_of(inputs, weight) + 0.1 * layer(seed + 1, 300, 12, 1, 1)[0][:, :, 0]
         chosen = tuple(paper.select_channels(inputs, weight, outputs, 4).tolist())
         errors = judge(inputs, weight, outputs)
         ratios.append(errors[chosen] / min(errors.values()))
@@ -112,10 +120,10 @@ def test_what_splitting_the_problem_costs_where_channels_are_mixed():
 @given(seeds, st.integers(1, 4), st.integers(1, 9))
 def test_contributions_are_those_of_the_full_design(seed, n, p):
     inputs, weight = layer(seed, 30, 5, p, n, 0.5)
-    outputs = said(inputs, weight) + layer(seed + 1, 30, n, 1, 1)[0][:, :, 0] + 7
+    outputs = outputs_of(inputs, weight) + layer(seed + 1, 30, n, 1, 1)[0][:, :, 0] + 7
     z, y = design(inputs, weight, outputs)
     halves = [(inputs[:11], outputs[:11]), (inputs[11:], outputs[11:])]
-    gram, products = paper.contributions(paper.moments(halves), weight)
+    gram, products = paper.contributions(least_squares.moments(halves), weight)
     np.testing.assert_allclose(gram, z.T @ z, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(products, z.T @ y, rtol=1e-9, atol=1e-9)
 
@@ -123,8 +131,8 @@ def test_contributions_are_those_of_the_full_design(seed, n, p):
 @given(seeds, st.floats(0, 1))
 def test_the_path_solves_the_lasso_at_every_penalty(seed, mixed):
     inputs, weight = layer(seed, 60, 10, 3, 4, mixed)
-    outputs = said(inputs, weight) + layer(seed + 1, 60, 4, 1, 1)[0][:, :, 0]
-    penalties, betas = paper.lasso_path(*paper.contributions(paper.moments([(inputs, outputs)]), weight), 60)
+    outputs = outputs_of(inputs, weight) + layer(seed + 1, 60, 4, 1, 1)[0][:, :, 0]
+    penalties, betas = paper.lasso_path(*paper.contributions(least_squares.moments([(inputs, outputs)]), weight), 60)
     z, y = design(inputs, weight, outputs)
     assert penalties[-1] == 0 and (penalties.diff() <= 0).all() and (betas[0] == 0).all()
     for k in (1, len(penalties) // 2):
@@ -137,10 +145,10 @@ def test_the_path_solves_the_lasso_at_every_penalty(seed, mixed):
 @given(seeds, st.integers(1, 11))
 def test_exactly_as_many_as_asked_for_whatever_the_order_and_the_unit(seed, keep):
     inputs, weight = layer(seed, 100, 12, 4, 6, 0.7)
-    kept = paper.select_channels(inputs, weight, said(inputs, weight), keep)
+    kept = paper.select_channels(inputs, weight, outputs_of(inputs, weight), keep)
     assert kept.dtype == torch.int64 and len(kept) == keep and (kept.diff() > 0).all()
     order = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
-    again = paper.select_channels(1e3 * inputs[:, order] - 5, weight[:, order], said(inputs, weight), keep)
+    again = paper.select_channels(1e3 * inputs[:, order] - 5, weight[:, order], outputs_of(inputs, weight), keep)
     assert torch.equal(order[again].sort().values, kept)
 
 
@@ -156,7 +164,7 @@ def test_a_choice_of_several_that_vanish_together():
 @given(seeds, st.integers(1, 6), st.integers(1, 4))
 def test_reconstruction_is_that_of_numpy(seed, c, p):
     inputs, weight = layer(seed, 40, c, p, 3, 0.5)
-    outputs = said(inputs, weight) + layer(seed + 1, 40, 3, 1, 1)[0][:, :, 0] + 2
+    outputs = outputs_of(inputs, weight) + layer(seed + 1, 40, 3, 1, 1)[0][:, :, 0] + 2
     expected = np.linalg.lstsq(inputs.flatten(1).numpy(), outputs.numpy(), rcond=None)[0].T.reshape(3, c, p)
     np.testing.assert_allclose(paper.reconstruct(inputs, outputs), expected, atol=1e-9)
     assert paper.reconstruct(inputs.float(), outputs.float()).dtype == torch.float32
@@ -165,24 +173,28 @@ def test_reconstruction_is_that_of_numpy(seed, c, p):
 @given(seeds)
 def test_refitting_is_least_squares_with_a_column_of_ones(seed):
     inputs, weight = layer(seed, 60, 6, 3, 4, 0.5)
-    outputs = said(inputs, weight) + layer(seed + 1, 60, 4, 1, 1)[0][:, :, 0] - 1
-    seen, keep = paper.moments([(inputs + 2, outputs)]), [1, 4]
+    outputs = outputs_of(inputs, weight) + layer(seed + 1, 60, 4, 1, 1)[0][:, :, 0] - 1
+    seen, keep = least_squares.moments([(inputs + 2, outputs)]), [1, 4]
     ones = np.hstack([(inputs + 2)[:, keep].flatten(1).numpy(), np.ones((60, 1))])
     expected = np.linalg.lstsq(ones, outputs.numpy(), rcond=None)[0]
-    refitted, bias = paper.refit(seen, keep)
+    refitted, bias = least_squares.refit(seen, keep)
     np.testing.assert_allclose(refitted[:, keep].flatten(1).T, expected[:-1], atol=1e-8)
     np.testing.assert_allclose(bias, expected[-1], atol=1e-8)
     assert (refitted[:, [0, 2, 3, 5]] == 0).all()
     left = outputs.numpy() - ones @ expected
-    assert paper.explained(seen, refitted) == pytest.approx(1 - left.var(axis=0).sum() / outputs.numpy().var(axis=0).sum())
+    assert least_squares.explained(seen, refitted) == pytest.approx(
+        1 - left.var(axis=0).sum() / outputs.numpy().var(axis=0).sum()
+    )
 
 
-def test_more_channels_explain_more_and_all_explain_what_was_said():
+def test_more_channels_explain_more_and_all_explain_everything():
     inputs, weight = layer(0, 200, 10, 4, 5, 0.5)
-    seen = paper.moments([(inputs, said(inputs, weight))])
-    shares = [paper.explained(seen, paper.refit(seen, paper.choose(seen, weight, keep))[0]) for keep in range(1, 11)]
+    seen = least_squares.moments([(inputs, outputs_of(inputs, weight))])
+    shares = [
+        least_squares.explained(seen, least_squares.refit(seen, paper.choose(seen, weight, keep))[0]) for keep in range(1, 11)
+    ]
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1)
-    assert paper.explained(seen, weight) == pytest.approx(1)
+    assert least_squares.explained(seen, weight) == pytest.approx(1)
 
 
 # Degenerate input
@@ -191,34 +203,34 @@ def test_more_channels_explain_more_and_all_explain_what_was_said():
 def test_of_repeated_channels_one_is_taken_first():
     inputs, weight = layer(1, 200, 8, 4, 6)
     inputs[:, 5], weight[:, 5] = inputs[:, 2], weight[:, 2]
-    outputs = said(inputs, weight)
+    outputs = outputs_of(inputs, weight)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         kept = [set(paper.select_channels(inputs, weight, outputs, keep).tolist()) for keep in range(1, 9)]
     assert [len(k) for k in kept] == list(range(1, 9))
     assert all(not {2, 5} <= k for k in kept[:6])
-    with pytest.warns(UserWarning, match="inputs that repeat one another do not settle 32 unknowns an output; a small ridge"):
+    with pytest.warns(UserWarning, match="inputs that repeat one another do not settle 32 unknowns per output; a small ridge"):
         rebuilt = paper.reconstruct(inputs, outputs)
-    torch.testing.assert_close(said(inputs, rebuilt), outputs, atol=1e-3, rtol=0)
+    torch.testing.assert_close(outputs_of(inputs, rebuilt), outputs, atol=1e-3, rtol=0)
 
 
 def test_zero_channels_go_first_and_weigh_nothing():
     inputs, weight = layer(2, 200, 8, 4, 6)
     inputs[:, [3, 6]] = 0
-    assert paper.select_channels(inputs, weight, said(inputs, weight), 6).tolist() == [0, 1, 2, 4, 5, 7]
-    with pytest.warns(UserWarning, match="keep is 7, but only 6 of 8 channels say anything that the others do not"):
-        assert paper.select_channels(inputs, weight, said(inputs, weight), 7).tolist() == [0, 1, 2, 3, 4, 5, 7]
+    assert paper.select_channels(inputs, weight, outputs_of(inputs, weight), 6).tolist() == [0, 1, 2, 4, 5, 7]
+    with pytest.warns(UserWarning, match="keep is 7, but only 6 of 8 channels contribute what the others do not"):
+        assert paper.select_channels(inputs, weight, outputs_of(inputs, weight), 7).tolist() == [0, 1, 2, 3, 4, 5, 7]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        rebuilt = paper.reconstruct(inputs, said(inputs, weight))
+        rebuilt = paper.reconstruct(inputs, outputs_of(inputs, weight))
     assert (rebuilt[:, [3, 6]] == 0).all()
     torch.testing.assert_close(rebuilt[:, [0, 1, 2, 4, 5, 7]], weight[:, [0, 1, 2, 4, 5, 7]])
 
 
 def test_fewer_samples_than_unknowns_are_fitted_with_a_warning():
     inputs, weight = layer(3, 20, 8, 4, 6)
-    outputs = said(inputs, weight)
-    with pytest.warns(UserWarning, match="20 samples do not settle 32 unknowns an output"):
+    outputs = outputs_of(inputs, weight)
+    with pytest.warns(UserWarning, match="20 samples do not settle 32 unknowns per output"):
         rebuilt = paper.reconstruct(inputs, outputs)
     smallest = np.linalg.lstsq(inputs.flatten(1).numpy(), outputs.numpy(), rcond=None)[0].T
     np.testing.assert_allclose(rebuilt.flatten(1), smallest, atol=1e-3)
@@ -228,18 +240,18 @@ def test_fewer_samples_than_unknowns_are_fitted_with_a_warning():
 def test_constant_channels_weigh_nothing_once_means_are_out():
     inputs, weight = layer(6, 200, 5, 4, 6)
     inputs[:, 3] = 0.1
-    seen = paper.moments([(inputs, said(inputs, weight))])
+    seen = least_squares.moments([(inputs, outputs_of(inputs, weight))])
     assert paper.choose(seen, weight, 4).tolist() == [0, 1, 2, 4]
-    refitted, bias = paper.refit(seen, range(5))
+    refitted, bias = least_squares.refit(seen, range(5))
     assert (refitted[:, 3] == 0).all()
-    torch.testing.assert_close(said(inputs, refitted) + bias, said(inputs, weight))
+    torch.testing.assert_close(outputs_of(inputs, refitted) + bias, outputs_of(inputs, weight))
 
 
 def test_all_channels_are_kept_where_all_are_asked_for():
     inputs, weight = layer(4, 50, 6, 1, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert paper.select_channels(inputs, weight, said(inputs, weight), 6).tolist() == list(range(6))
+        assert paper.select_channels(inputs, weight, outputs_of(inputs, weight), 6).tolist() == list(range(6))
 
 
 @pytest.mark.parametrize(
@@ -259,7 +271,7 @@ def test_all_channels_are_kept_where_all_are_asked_for():
 )
 def test_the_impossible_is_refused_with_what_is_possible(change, message):
     inputs, weight = layer(5, 50, 6, 4, 3)
-    arguments = dict(inputs=inputs, weight=weight, outputs=said(inputs, weight), keep=3) | change
+    arguments = dict(inputs=inputs, weight=weight, outputs=outputs_of(inputs, weight), keep=3) | change
     with pytest.raises(ValueError, match=message):
         paper.select_channels(**arguments)
 
@@ -272,10 +284,21 @@ def images() -> Tensor:
     return data.load("mnist-m").train.images[:40]
 
 
+def batches_of(images: Tensor) -> Split:
+    """Labels are asked for, but never read."""
+    return Split(images, torch.full((len(images),), -1))
+
+
 def convolutions(model: nn.Module) -> dict[str, int]:
     """All convolutions that read channels of others -> how many."""
     found = {name: m.in_channels for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups == 1}
     return dict(list(found.items())[1:])
+
+
+def prune(model: nn.Module, images: Tensor, plan: dict[str, Any], **settings) -> Result:
+    """`paper.prune` by a plan of the layers that read."""
+    keep, sampled = runs.by_output(plan, runs.producers(model, plan, images[:1]))
+    return paper.prune(model, batches_of(images), keep, sampled=sampled, **settings)
 
 
 def outputs(model: nn.Module, images: Tensor) -> Tensor:
@@ -283,27 +306,32 @@ def outputs(model: nn.Module, images: Tensor) -> Tensor:
         return model.eval()(images)
 
 
-def small(block) -> nn.Module:
-    """A small residual network of torchvision's blocks, its batch norms with something to say; float64."""
-    torch.manual_seed(0)
-    model = torchvision.models.ResNet(block, [1, 1, 1, 1], num_classes=7, width_per_group=64)
+def lively(model: nn.Module) -> nn.Module:
+    """In float64, its batch norms with something to do."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
-            module.weight.data.uniform_(0.5, 2)
+            if module.affine:
+                module.weight.data.uniform_(0.5, 2)
     return model.double().eval()
+
+
+def small(block) -> nn.Module:
+    """A small residual network of torchvision's blocks."""
+    torch.manual_seed(0)
+    return lively(torchvision.models.ResNet(block, [1, 1, 1, 1], num_classes=7, width_per_group=64))
 
 
 @pytest.mark.parametrize("name", ["vgg-small", "resnet-20"])
 def test_nothing_pruned_changes_nothing(name, images):
     model = models.pretrained(name, "mnist-m")
     before = copy.deepcopy(model.state_dict())
-    result = paper.prune(model, images, convolutions(model), positions=40)
+    result = prune(model, images, convolutions(model), positions=40)
     torch.testing.assert_close(outputs(result.model, images), outputs(model, images), atol=1e-4, rtol=1e-4)
-    assert min(result.explained.values()) > 1 - 1e-6
+    assert min(row["explained"] for row in result.record) > 1 - 1e-6
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    assert set(result.kept) == set(convolutions(model))
+    assert {row["reader"] for row in result.record} == set(convolutions(model)) == set(kept_inputs(result.model))
 
 
 def widths(model: nn.Module) -> dict[str, int]:
@@ -313,12 +341,13 @@ def widths(model: nn.Module) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", ["vgg-small", "resnet-20"])
-def test_what_is_cut_is_what_was_zero(name, images):
+def test_what_is_removed_is_what_was_zero(name, images):
     model = models.pretrained(name, "mnist-m").double()
-    result = paper.prune(model, images.double(), widths(model), positions=40)
-    masked, sources = copy.deepcopy(model), paper.inputs_of(model, result.kept, images[:1].double())
-    filters = {source.producer: result.kept[reader] for reader, source in sources.items()}  # those that are still there
-    for layer, kept in result.kept.items():
+    result = prune(model, images.double(), widths(model), positions=40)
+    read = kept_inputs(result.model)
+    masked, sources = copy.deepcopy(model), inputs_of(model, read, images[:1].double())
+    filters = {producer: read[reader] for reader, source in sources.items() for producer in source.producers}  # still there
+    for layer, kept in read.items():
         assert len(kept) == widths(model)[layer]
         old, new = masked.get_submodule(layer), result.model.get_submodule(layer)
         new = new.layer if isinstance(new, nn.Sequential) else new
@@ -332,17 +361,17 @@ def test_what_is_cut_is_what_was_zero(name, images):
     torch.testing.assert_close(outputs(masked, images.double()), outputs(result.model, images.double()))
 
 
-def test_dense_layers_behind_a_flatten_are_pruned_by_channel():
+def test_dense_layers_after_a_flatten_are_pruned_by_channel():
     digits = data.load("mnist-5k").train.images[:1500]
     model = models.pretrained("lenet-5", "mnist-5k")
-    result = paper.prune(model, digits, dict(conv2=10, fc1=30, fc2=200), positions=8)
+    result = paper.prune(model, batches_of(digits), dict(conv1=10, conv2=30, fc1=200), positions=8)
     assert result.model.conv1.out_channels == 10 and result.model.conv2.out_channels == 30
     assert result.model.fc1.in_features == 30 * 16 and result.model.fc1.out_features == result.model.fc2.in_features == 200
     agree = (outputs(result.model, digits).argmax(1) == outputs(model, digits).argmax(1)).float().mean()
     assert agree > 0.97
-    assert (outputs(paper.cut(model, result.kept, digits[:1]), digits) - outputs(model, digits)).norm() > (
-        outputs(result.model, digits) - outputs(model, digits)
-    ).norm()
+    bare = keep_inputs(model, kept_inputs(result.model), digits[:1])
+    errors = [(outputs(network, digits) - outputs(model, digits)).norm() for network in (result.model, bare)]
+    assert errors[0] < errors[1]
 
 
 @pytest.mark.parametrize("block", [torchvision.models.resnet.BasicBlock, torchvision.models.resnet.Bottleneck])
@@ -350,35 +379,61 @@ def test_torchvision_networks_are_pruned_too(block):
     model = small(block)
     batch = torch.randn(12, 3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
     plan = {name: max(1, c // 4) for name, c in convolutions(model).items() if name.startswith("layer1.0.conv")}
-    result = paper.prune(model, batch, plan, positions=120)
+    result = prune(model, batch, plan, positions=120)
     first = result.model.get_submodule("layer1.0.conv1")
-    assert isinstance(first.sampler, paper.ChannelSampler) and len(first.sampler.channels) == 16
+    assert isinstance(first.sampler, ChannelSampler) and len(first.sampler.channels) == 16
     assert result.model.get_submodule("layer1.0.conv2").in_channels == 16
     assert result.model.conv1.out_channels == 64  # the shortcut reads all of them
     assert outputs(result.model, batch).shape == (12, 7)
-    wide = paper.prune(model, batch, {name: convolutions(model)[name] for name in plan}, positions=120).model
+    wide = prune(model, batch, {name: convolutions(model)[name] for name in plan}, positions=120).model
     torch.testing.assert_close(outputs(wide, batch), outputs(model, batch), atol=0.01, rtol=0)  # of 3 to 5: few samples
 
 
-def test_a_sampler_leaves_the_shared_map_whole_is_counted_and_saved(images, tmp_path):
+def test_a_sampler_leaves_the_shared_map_whole_and_is_counted(images):
     model = models.pretrained("resnet-20", "mnist-m")
-    result = paper.prune(model, images, {"stage2.0.conv1": 4, "stage2.0.conv2": 8}, positions=40)
+    settings = dict(sampled={"stage2.0.conv1": 4}, positions=40)
+    result = paper.prune(model, batches_of(images), {"stage2.0.conv1": 0.25}, **settings)
     block = result.model.stage2[0]
     assert block.conv1.layer.weight.shape == (8, 4, 3, 3) and block.shortcut.conv.weight.shape == (32, 16, 1, 1)
     x = torch.randn(2, 16, 8, 8)
-    assert torch.equal(block.conv1.sampler(x), x[:, result.kept["stage2.0.conv1"]])
+    assert torch.equal(block.conv1.sampler(x), x[:, kept_inputs(result.model)["stage2.0.conv1"]])
     dense, here = (cost.report(m, images[:1]) for m in (model, result.model))
     gone = dense.totals()["MACs"] - here.totals()["MACs"]
     assert gone == (16 * 32 - 4 * 8) * 9 * 256 + (32 - 8) * 32 * 9 * 256
-    torch.save(result.model.state_dict(), tmp_path / "pruned.pt")
-    fresh = paper.cut(models.build("resnet-20"), {n: range(len(k)) for n, k in result.kept.items()}, images[:1])
-    fresh.load_state_dict(torch.load(tmp_path / "pruned.pt", weights_only=True))  # the sampler's indices come with it
-    assert torch.equal(outputs(fresh, images), outputs(result.model, images))
+    assert [(row["layer"], row["reader"], row["kept"], row["corrected"]) for row in result.record] == [
+        (None, "stage2.0.conv1", 4, False), ("stage2.0.conv1", "stage2.0.conv2", 8, True),
+    ]  # fmt: skip
+
+
+def test_a_pruned_network_is_saved_and_loaded_in_another_process_and_exported(images, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = models.pretrained("resnet-20", "mnist-m")
+    keep = {"stage1.0.conv1": 8, "stage3.2.conv1": 0.5}  # their readers get a bias each, "stage2.0.conv1" one and a sampler
+    result = paper.prune(model, batches_of(images), keep, sampled={"stage2.0.conv1": 8}, positions=40)
+    result.save(tmp_path / "pruned")
+    torch.save(images, tmp_path / "images.pt")
+    script = (
+        "import sys, torch; from course_lib import models; from course_lib.storage import networks\n"
+        "torch.manual_seed(5); folder = sys.argv[1]\n"
+        "model = networks.load(folder + '/pruned', models.build('resnet-20'))\n"
+        "torch.save(model(torch.load(folder + '/images.pt')).detach(), folder + '/scores.pt')"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    expected = outputs(result.model, images)
+    assert torch.equal(torch.load(tmp_path / "scores.pt"), expected)
+    loaded, path = networks.load(tmp_path / "pruned", models.build("resnet-20")), tmp_path / "pruned.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        torch.onnx.export(loaded, (images,), path, input_names=["images"], dynamo=True, external_data=False, verbose=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_cutting_a_network_in_training_mode_leaves_its_statistics_and_mode(images):
     model = models.build("resnet-20").train()
-    narrower = paper.cut(model, {"stage1.0.conv1": [1, 2], "stage1.0.conv2": [0]}, images[:1])
+    narrower = keep_inputs(model, {"stage1.0.conv1": [1, 2], "stage1.0.conv2": [0]}, images[:1])
     assert all(module.training for module in narrower.modules())
     assert torch.equal(narrower.norm1.running_mean, torch.zeros(16)) and torch.equal(model.norm1.running_mean, torch.zeros(16))
 
@@ -398,64 +453,279 @@ def test_the_residual_target_makes_the_sum_exact():
     torch.testing.assert_close((normed(target) + pruned)[:, :3], (normed(y2) + y1)[:, :3], atol=1e-4, rtol=1e-4)
     assert torch.equal(target[:, 3], y2[:, 3])  # gamma is zero: nothing gets through
     torch.testing.assert_close(paper.residual_target(y2, y1, pruned) + pruned, y2 + y1)
-    assert torch.equal(paper.residual_target(y2, y1, y1, norm), y2)  # nothing lost before: exactly what was said
+    assert torch.equal(paper.residual_target(y2, y1, y1, norm), y2)  # nothing lost before: exactly what was computed
+    plain = nn.BatchNorm2d(4, affine=False).eval()
+    plain.running_var.fill_(4.0)
+    torch.testing.assert_close(paper.residual_target(y2, y1, pruned, plain), y2 + 2 * (y1 - pruned), atol=1e-4, rtol=1e-4)
 
 
 def test_the_correction_brings_the_sums_of_a_block_nearer(images):
     """The first block is pruned to a channel; the second one's last layer stays whole and can make up for some of it."""
     model = models.pretrained("resnet-20", "mnist-m")
     plan = {"stage1.0.conv2": 2, "stage1.1.conv2": 16}
-    sums = {}
+    totals = {}
     for name, network in {
         "original": model,
-        "corrected": paper.prune(model, images, plan, positions=40).model,
-        "plain": paper.prune(model, images, plan, positions=40, corrected=False).model,
+        "corrected": prune(model, images, plan, positions=40).model,
+        "plain": prune(model, images, plan, positions=40, corrected=False).model,
     }.items():
         with torch.no_grad():
-            sums[name] = network[:3](images)
+            totals[name] = network[:3](images)
             for block in network.stage1[:2]:
-                branch = block.norm2(block.conv2(block.relu1(block.norm1(block.conv1(sums[name])))))
-                total = branch + block.shortcut(sums[name])
-                sums[name] = block.relu2(total)
-            sums[name] = total
-    errors = {name: (sums[name] - sums["original"]).square().mean().item() for name in ("corrected", "plain")}
+                branch = block.norm2(block.conv2(block.relu1(block.norm1(block.conv1(totals[name])))))
+                total = branch + block.shortcut(totals[name])
+                totals[name] = block.relu2(total)
+            totals[name] = total
+    errors = {name: (totals[name] - totals["original"]).square().mean().item() for name in ("corrected", "plain")}
     assert errors["corrected"] < 0.95 * errors["plain"]
 
 
-def test_the_plan_may_name_channels_and_come_in_any_order(images):
+def test_keep_may_name_channels_and_come_in_any_order(images):
     model = models.pretrained("vgg-small", "mnist-m")
-    plan = {"conv6": 40, "conv3": [5, 1, 7], "conv4": 20}
-    one = paper.prune(model, images, plan, positions=40, seed=3)
-    assert list(one.kept) == ["conv3", "conv4", "conv6"] and one.kept["conv3"].tolist() == [1, 5, 7]
-    other = paper.prune(model, images, dict(reversed(plan.items())), positions=40, seed=3)
-    assert all(torch.equal(one.kept[name], other.kept[name]) for name in plan)
+    keep = {"conv5": 40, "conv2": [5, 1, 7], "conv3": 20}
+    one = paper.prune(model, batches_of(images), keep, positions=40, seed=3)
+    assert [row["layer"] for row in one.record] == ["conv2", "conv3", "conv5"]
+    assert kept_inputs(one.model)["conv3"] == [1, 5, 7]
+    other = paper.prune(model, batches_of(images), dict(reversed(keep.items())), positions=40, seed=3)
+    assert kept_inputs(one.model) == kept_inputs(other.model)
     assert torch.equal(outputs(one.model, images), outputs(other.model, images))
-    assert paper.prune(model, images, plan, positions=40, seed=4).explained != one.explained
+    assert paper.prune(model, batches_of(images), keep, positions=40, seed=4).record != one.record
+
+
+def test_one_number_is_for_all_layers_that_one_layer_alone_reads(images):
+    vgg, resnet = models.pretrained("vgg-small", "mnist-m"), models.pretrained("resnet-20", "mnist-m")
+    assert paper.prunable_layers(vgg, images[:1]) == [f"conv{i}" for i in range(1, 7)]
+    result = paper.prune(resnet, batches_of(images), 0.5, positions=40)
+    first_layers = [f"stage{stage}.{block}.conv1" for stage in (1, 2, 3) for block in range(3)]
+    assert [row["layer"] for row in result.record] == first_layers
+    assert [len(result.model.get_submodule(name).weight) for name in first_layers] == 3 * [8] + 3 * [16] + 3 * [32]
+    large = nn.Sequential(nn.Conv2d(1, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 144, 4), nn.ReLU(), nn.Linear(4, 2))
+    assert paper.prunable_layers(large.eval(), torch.zeros(1, 1, 14, 14)) == ["3"]  # 9,216 inputs: sums of 0.7 GB
+
+
+def test_a_loader_is_read_as_far_as_asked_and_may_shuffle(images):
+    """A layer's inputs and wanted outputs are of the same images, even where each pass comes in another order."""
+    model, seen = models.pretrained("resnet-20", "mnist-m"), []
+
+    class Shuffled:
+        def __iter__(self):
+            seen.append(0)
+            for chosen in torch.randperm(len(images)).split(16):
+                seen[-1] += len(chosen)
+                yield images[chosen], torch.zeros(len(chosen))
+
+    result = paper.prune(model, Shuffled(), {"stage1.0.conv1": 16, "stage1.1.conv1": 16}, images=30, positions=60)
+    assert seen[1:] == [32, 32]  # the first is to trace with
+    assert min(row["explained"] for row in result.record) > 1 - 1e-6
+    split = batches_of(images)
+    few = paper.prune(model, split, {"stage1.0.conv1": 8}, images=20, positions=60, seed=2)
+    drawn = paper.prune(model, split.take(20, 2), {"stage1.0.conv1": 8}, images=20, positions=60, seed=2)
+    assert few.record == drawn.record
+
+
+def test_it_is_measured_before_and_after_retraining_once(images):
+    model, trained = models.pretrained("vgg-small", "mnist-m"), []
+
+    def retrain(network: nn.Module) -> None:
+        trained.append(torch.is_grad_enabled())
+        network.train()
+        network.fc.bias.data.add_(1.0)
+
+    settings = dict(retrain=retrain, measure=lambda network: network.fc.bias.sum().item(), positions=40)
+    result = paper.prune(model, batches_of(images), dict(conv1=16, conv3=40), **settings)
+    assert trained == [True] and not any(module.training for module in result.model.modules())
+    assert result.record[-1]["retrained"] == pytest.approx(result.record[-1]["pruned"] + 10)
+    assert "pruned" not in result.record[0]
+    assert list(result.frame().columns) == ["layer", "reader", "kept", "explained", "corrected", "pruned", "retrained"]
 
 
 @pytest.mark.parametrize(
-    ("plan", "message"),
+    ("keep", "settings", "message"),
     [
-        ({"conv9": 3}, "layer is 'conv9'; the dense layers and ungrouped 2-d convolutions are conv1, conv2"),
-        ({"norm1": 3}, "layer is 'norm1'"),
-        ({"conv2": 33}, r"layer 'conv2' is to keep range\(0, 33\); expected some of its 32 input channels"),
-        ({"conv2": 0}, "layer 'conv2' is to keep"),
-        ({"conv2": [1, 1]}, "none twice"),
-        ({"conv2": [-1]}, "expected some of its 32 input channels"),
-        ({"conv2": [0.5]}, "expected some of its 32 input channels"),
+        ({"conv9": 3}, {}, "keep names 'conv9'; the layers that can lose channels are conv1, conv2"),
+        ({"norm1": 3}, {}, "keep names 'norm1'"),
+        ({"fc": 3}, {}, "keep names 'fc'"),
+        ({"conv1": 33}, {}, "keep is 33 for layer 'conv1'; allowed are 1 to 32 channels"),
+        ({"conv1": 0}, {}, "keep is 0 for layer 'conv1'"),
+        ({"conv1": 1.5}, {}, "keep is 1.5 for layer 'conv1'"),
+        ({"conv1": [1, 1]}, {}, "expected different integers from 0 to 31"),
+        ({"conv1": [-1]}, {}, "expected different integers from 0 to 31"),
+        ({"conv1": [0.5]}, {}, "expected different integers from 0 to 31"),
+        ({}, {}, "keep is empty"),
+        (0, {}, "keep is 0"),
+        ({"conv1": 3}, dict(sampled={"conv2": 3}), "sampled names 'conv2', which alone reads the outputs of 'conv1'; name that"),
+        ({"conv1": 3}, dict(sampled={"conv9": 3}), "sampled names 'conv9', which is unknown"),
+        ({"conv1": 3}, dict(sampled={"conv1": 4}), "keep is 4 for layer 'conv1'; allowed are 1 to 3 channels"),
+        ({"conv1": 3}, dict(images=1), "images is 1; allowed are 2 and above"),
+        ({"conv1": 3}, dict(positions=0), "positions is 0; allowed are 1 and above"),
     ],
 )
-def test_plans_that_cannot_be_carried_out_are_refused(plan, message, images):
+def test_what_cannot_be_carried_out_is_refused(keep, settings, message, images):
     with pytest.raises(ValueError, match=message):
-        paper.prune(models.pretrained("vgg-small", "mnist-m"), images, plan)
+        paper.prune(models.pretrained("vgg-small", "mnist-m"), batches_of(images), keep, **settings)
+
+
+def test_layers_of_a_sum_are_named_once():
+    class TwoAdded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.reader, self.out = (nn.Conv2d(3, 3, 3) for _ in range(4))
+
+        def forward(self, x):
+            return self.out(self.reader((self.a(x) + self.b(x)).relu()).relu())
+
+    model, x = TwoAdded().eval(), torch.randn(8, 3, 12, 12)
+    with pytest.raises(ValueError, match="keep names 'a' and 'b', which add to the same sum"):
+        paper.prune(model, batches_of(x), dict(a=2, b=2))
+    for name in "ab":
+        narrower = paper.prune(model, batches_of(x), {name: 2}, positions=40).model
+        assert narrower.a.out_channels == narrower.b.out_channels == narrower.reader.in_channels == 2
+
+
+# Shortcuts
+
+
+class Block(nn.Module):
+    """A residual block in which no name tells what is what."""
+
+    def __init__(self, ways: int, in_place: bool, middle: nn.Module | None = None, last: nn.Module | None = None):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(ways, ways, 3, padding=1), nn.Conv2d(ways, ways, 3, padding=1, bias=False)
+        self.three, self.in_place = last or nn.BatchNorm2d(ways, affine=False), in_place
+        self.four = middle or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.four(self.three(self.two(self.one(x).relu_())))
+        if self.in_place:
+            y += x
+            return y.relu_()
+        return torch.relu(torch.add(x, other=y))
+
+
+def by_brute_force(model: nn.Module, name: str, images: Tensor) -> tuple[list[str], Tensor]:
+    """The ends of the branches of a network, and the shortcut of the last of them: by names, which the tracer never reads."""
+    seen = {}
+
+    def keep(key):
+        return lambda _module, inputs, output: seen.update({key: (inputs[0].clone(), output.clone())})
+
+    if name == "resnet-20":
+        ends = [f"stage{stage}.{block}.conv2" for stage in (1, 2, 3) for block in range(3)]
+        hook = model.stage3[2].shortcut.register_forward_hook(keep("shortcut"))
+    elif name in ("resnet18", "resnet50"):
+        last = "conv2" if name == "resnet18" else "conv3"
+        ends = [f"layer{i}.{j}.{last}" for i in (1, 2, 3, 4) for j in range(len(getattr(model, f"layer{i}")))]
+        hook = model.layer4[-1].conv1.register_forward_hook(keep("shortcut"))
+    else:
+        ends = ["1.two"]
+        hook = model[1].one.register_forward_hook(keep("shortcut"))
+    with hook:
+        outputs(model, images)
+    return ends, seen["shortcut"][1 if name == "resnet-20" else 0]
+
+
+NETWORKS = {
+    "resnet-20": lambda: models.build("resnet-20"),
+    "resnet18": lambda: torchvision.models.resnet18(),
+    "resnet50": lambda: torchvision.models.resnet50(),
+    "in place": lambda: nn.Sequential(nn.Conv2d(3, 6, 3), Block(6, True)),
+    "no names": lambda: nn.Sequential(nn.Conv2d(3, 6, 3), Block(6, False)),
+    "no batch norm": lambda: nn.Sequential(nn.Conv2d(3, 6, 3), Block(6, True, last=nn.Dropout())),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_shortcuts_are_found_and_read_whatever_they_are_called(name):
+    torch.manual_seed(0)
+    model, x = lively(NETWORKS[name]()), torch.randn(2, 3, 32, 32).double()
+    ends, shortcut = by_brute_force(model, name, x)
+    found = sums.branch_ends(model, x[:1])
+    assert list(found) == ends
+    after = {"conv2": "norm2" if name == "resnet-20" else "bn2", "conv3": "bn3", "two": "three"}
+    for end, norm in found.items():
+        stem, _, last = end.rpartition(".")
+        assert norm == (None if name == "no batch norm" else f"{stem}.{after[last]}")
+    seen, added = sums.watch(model, ends[-1], lambda _layer, _x, y: y.shape, x, Tensor.clone)
+    assert torch.equal(added, shortcut) and seen == shortcut.shape
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("middle", [nn.ReLU(inplace=True), nn.LeakyReLU(), nn.Sigmoid()])
+def test_a_branch_that_ends_in_something_else_is_no_end_and_the_record_tells(middle):
+    model, x = lively(nn.Sequential(nn.Conv2d(3, 6, 3), Block(6, True, middle))), torch.randn(30, 3, 12, 12).double()
+    assert sums.branch_ends(model, x[:1]) == {}
+    with pytest.raises(ValueError, match=r"'1.two', whose outputs are not added to a shortcut"):
+        sums.watch(model, "1.two", lambda *_: None, x, Tensor.clone)
+    assert paper.prune(model, batches_of(x), {"1.one": 4}, positions=40).record[0]["corrected"] is False
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_the_correction_helps_in_blocks_without_names(in_place):
+    """The first block is pruned to a channel; the last layer of the second makes up for some of it."""
+    torch.manual_seed(0)
+    model = lively(nn.Sequential(nn.Conv2d(3, 6, 3), Block(6, in_place), Block(6, in_place), nn.Conv2d(6, 4, 1)))
+    x, error = torch.randn(40, 3, 12, 12).double(), {}
+    for corrected in (True, False):
+        result = paper.prune(model, batches_of(x), {"1.one": 1, "2.one": 6}, positions=40, corrected=corrected)
+        assert [row["corrected"] for row in result.record] == [corrected, corrected]
+        error[corrected] = (outputs(result.model[:3], x) - outputs(model[:3], x)).square().mean()
+    assert error[True] < 0.97 * error[False]
+
+
+def test_two_parallel_layers_and_what_depends_on_itself_are_told_apart():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(3, 3, 1) for _ in range(3))
+
+        def forward(self, x):
+            y = self.a(x)
+            y = y + torch.sigmoid(y)  # a gate of itself is no shortcut
+            z = self.b(y)
+            return self.c(z) + z * 2, 0.5 * self.b.weight.sum()  # c ends a branch, its shortcut is 2 z
+
+    torch.manual_seed(0)
+    model, x = Odd().eval(), torch.randn(2, 3, 4, 4)
+    assert sums.branch_ends(model, x) == {"c": None}
+
+
+# Plans
+
+
+def old_widths(model: nn.Module, ratios: dict[str, float], speedup: float, example: Tensor) -> dict[str, int]:
+    """The widest plan by trying: channels that layers read -> how many, by networks that are really cut."""
+    sources = inputs_of(model, ratios, example)
+    whole = cost.count(model, example).MACs.sum()
+    low, high, best = 0.0, 1 / min(ratios.values()), {}
+    for _ in range(14):
+        middle = (low + high) / 2
+        channels = {name: len(source.columns) for name, source in sources.items()}
+        plan = {name: min(c, max(1, round(middle * ratios[name] * c))) for name, c in channels.items()}
+        cut = keep_inputs(model, {name: range(keep) for name, keep in plan.items()}, example)
+        if whole / cost.count(cut, example).MACs.sum() >= speedup:
+            low, best = middle, plan
+        else:
+            high = middle
+    return best
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_plans_for_a_speedup_are_those_of_networks_that_are_really_cut(sampled):
+    model, example = models.build("resnet-20").eval(), models.example_input("resnet-20")
+    ratios = runs.residual_ratios(3, 2.0 if sampled else None, 3.0)
+    by_reading = runs.producers(model, ratios, example)
+    keep, behind = plans.keep_and_sampled_for_speedup(model, *runs.by_output(ratios, by_reading), 2.0, example)
+    expected = old_widths(model, ratios, 2.0, example)
+    assert {reader: behind[reader] if layer is None else keep[layer] for reader, layer in by_reading.items()} == expected
 
 
 @pytest.mark.parametrize(("name", "speedup"), [("vgg-small", 2.0), ("vgg-small", 4.0), ("resnet-20", 2.0), ("resnet-56", 1.5)])
 def test_a_plan_reaches_its_speedup_and_not_much_more(name, speedup):
     model, example = models.build(name), models.example_input(name)
-    ratios = {layer: 1.0 + 0.5 * ("3" in layer) for layer in widths(model)}
-    plan = paper.plan_for_speedup(model, ratios, speedup, example)
-    narrower = paper.cut(model, {layer: range(keep) for layer, keep in plan.items()}, example)
+    layers = [f"conv{i}" for i in range(1, 6)] if name == "vgg-small" else [n for n in convolutions(model) if n.endswith("conv1")]
+    ratios = {layer: 1.0 + 0.5 * ("3" in layer) for layer in layers}
+    keep = plans.keep_for_speedup(model, ratios, speedup, example)
+    narrower = surgery.narrow(model, {layer: range(count) for layer, count in keep.items()}, example)
     reached = cost.count(model, example).MACs.sum() / cost.count(narrower, example).MACs.sum()
     assert speedup <= reached < 1.1 * speedup
 
@@ -464,9 +734,11 @@ def test_plans_that_cannot_be_made_say_how_far_it_goes():
     model, example = models.build("vgg-small"), models.example_input("vgg-small")
     for speedup in (0.5, 1000):
         with pytest.raises(ValueError, match=rf"speedup is {speedup}; with these layers it can be 1 to \d+\.\d"):
-            paper.plan_for_speedup(model, {"conv2": 1.0, "conv3": 1.0}, speedup, example)
+            plans.keep_for_speedup(model, {"conv1": 1.0, "conv2": 1.0}, speedup, example)
     with pytest.raises(ValueError, match="numbers above 0"):
-        paper.plan_for_speedup(model, {"conv2": 0.0}, 2, example)
+        plans.keep_for_speedup(model, {"conv1": 0.0}, 2, example)
+    with pytest.raises(ValueError, match="layer is 'conv9'"):
+        plans.keep_for_speedup(model, {"conv9": 1.0}, 2, example)
 
 
 # The experiments
@@ -496,8 +768,8 @@ def test_rules_decide_where_samplers_stand(images):
     model = models.pretrained("resnet-20", "mnist-m")
     for name, (sampler, _) in runs.RULES.items():
         setting = dict(network="resnet-20", speedup=2.0, rules=name)
-        narrower = runs.prune(setting, model, images, dict(positions=40), seed=0).model
-        assert any(isinstance(module, paper.ChannelSampler) for module in narrower.modules()) == sampler
+        narrower = runs.prune(setting, model, batches_of(images), dict(positions=40), seed=0).model
+        assert any(isinstance(module, ChannelSampler) for module in narrower.modules()) == sampler
         assert cost.count(model, images[:1]).MACs.sum() >= 2 * cost.count(narrower, images[:1]).MACs.sum()
 
 
@@ -516,19 +788,22 @@ def test_the_subset_search_agrees_with_the_one_above():
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize(
-    ("network", "plan"),
+    ("network", "keep", "sampled"),
     [
-        ("vgg-small", dict(conv2=16, conv5=32)),  # the filters before them go too
-        ("resnet-20", {"stage1.0.conv1": 8, "stage2.0.conv2": 16}),  # a sampler, and the end of a residual branch
+        ("vgg-small", dict(conv1=16, conv4=32), {}),
+        ("resnet-20", {"stage2.0.conv1": 16}, {"stage1.0.conv1": 8}),  # the end of a residual branch, and a sampler
     ],
 )
-def test_cuda_prunes_the_same(monkeypatch, network, plan):
+def test_cuda_prunes_the_same(monkeypatch, tmp_path, network, keep, sampled):
+    """The images may lie on the CPU; the file is loaded there."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     model, images = models.pretrained(network, "mnist-m"), data.load("mnist-m").train.images[:60]
-    here = paper.prune(model, images, plan, positions=20)
-    there = paper.prune(copy.deepcopy(model).cuda(), images.cuda(), plan, positions=20)
-    assert {name: kept.tolist() for name, kept in there.kept.items()} == {n: kept.tolist() for n, kept in here.kept.items()}
-    assert there.explained == pytest.approx(here.explained, abs=1e-3)
+    here = paper.prune(model, batches_of(images), keep, sampled=sampled, positions=20)
+    there = paper.prune(copy.deepcopy(model).cuda(), batches_of(images), keep, sampled=sampled, positions=20)
+    assert kept_inputs(there.model) == kept_inputs(here.model)
+    assert [row["explained"] for row in there.record] == pytest.approx([row["explained"] for row in here.record], abs=1e-3)
     assert all(tensor.is_cuda for tensor in there.model.state_dict().values())
-    with torch.no_grad():
-        torch.testing.assert_close(there.model(images.cuda()).cpu(), here.model(images), atol=2e-2, rtol=2e-2)
+    there.save(tmp_path / "network")
+    loaded = networks.load(tmp_path / "network", models.build(network))
+    for found in (outputs(there.model, images.cuda()).cpu(), outputs(loaded, images)):
+        torch.testing.assert_close(found, outputs(here.model, images), atol=2e-2, rtol=2e-2)
