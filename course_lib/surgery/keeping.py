@@ -61,6 +61,15 @@ def indices(keep: Sequence[int] | Tensor, channels: int, layer: str) -> Tensor:
     return torch.tensor(found)
 
 
+def checked(keep: Keep, channels: int, layer: str) -> int | Tensor:
+    """Return how many channels stay where `keep` says how many or which share, else the indices of those that do.
+
+    Raises:
+        ValueError: as `count` and `indices`.
+    """
+    return count(keep, channels, layer) if is_number(keep) else indices(keep, channels, layer)
+
+
 def is_number(keep: Keep) -> bool:
     """Whether `keep` says how many or which share, rather than which."""
     return isinstance(keep, Real)
