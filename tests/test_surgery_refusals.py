@@ -12,7 +12,7 @@ from torch import nn
 from course_lib import surgery
 from course_lib.data import Split
 from course_lib.papers import channel_pruning, filter_pruning, network_trimming, thinet
-from course_lib.surgery import dead_neurons
+from course_lib.surgery import dead_neurons, readers
 from course_lib.surgery.inputs import kept_inputs
 
 pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
@@ -361,7 +361,7 @@ def test_the_layers_that_papers_list_are_narrowed(name):
     for layers in (filter_pruning.prunable_layers(model, example), list(network_trimming.apoz(model, images(example)))):
         assert layers
         surgery.narrow(model, {layer: range(1, len(model.get_submodule(layer).weight)) for layer in layers}, example)
-    assert set(thinet.prunable_layers(model, example)) <= set(surgery.prunable_layers(model, example))
+    assert set(readers.layers_with_one_reader(model, example)) <= set(surgery.prunable_layers(model, example))
 
 
 @pytest.mark.parametrize("name", TORCHVISION)

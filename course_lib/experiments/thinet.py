@@ -20,7 +20,9 @@ from course_lib.papers import channel_pruning
 from course_lib.papers import thinet as paper
 from course_lib.papers.filter_pruning import filter_norms
 from course_lib.papers.network_trimming import apoz
-from course_lib.training import evaluate, fit
+from course_lib.result import Result
+from course_lib.surgery import keeping, readers
+from course_lib.training import evaluate, fit, recipe
 
 CRITERIA = ("ThiNet", "ThiNet, not rescaled", "ThiNet, forward", "weight sum", "APoZ", "random")
 # Share of filters kept in every layer -> FLOPs left (%) of the paper's nearest point (VGG-16-GAP on CUB-200)
@@ -91,11 +93,34 @@ def by_criterion(setting: dict, model: nn.Module, splits: Splits, work: Mapping,
 def half(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
     """The paper's schedule to about half the MACs; the record of its steps on fewer test images, the end on all."""
     few = dataclasses.replace(splits, test=splits.test.take(work["record"]))
-    keep = keep_counts(model, HALF[setting["network"]], splits.test.images[:1])
-    how = dict(per_class=work["per_class"], epochs=work["each"], final_epochs=work["final"], seed=seed)
-    pruned = paper.prune_network(model, few, keep, **how, **TUNING)
+    pruned = prune_and_tune(model, few, HALF[setting["network"]], work, seed)
+    steps = [{"tuned" if column == "retrained" else column: value for column, value in row.items()} for row in pruned.record]
     accuracy = evaluate(pruned.model, splits.test)
-    return dict(tuned=accuracy, start=evaluate(model, few.test), steps=pruned.steps, **sizes(model, pruned.model, splits.test))
+    return dict(tuned=accuracy, start=evaluate(model, few.test), steps=steps, **sizes(model, pruned.model, splits.test))
+
+
+def prune_and_tune(model: nn.Module, splits: Splits, share: float, work: Mapping, seed: int, **training) -> Result:
+    """Return the network after the paper's schedule, each layer with one reader at a share of its filters.
+
+    Args:
+        model: a trained network.
+        splits: tuned on `splits.train`; the record's accuracies are of `splits.test`.
+        share: of the filters that stay.
+        work: images of each class, and epochs after each layer and at the end, as in `budget`.
+        seed: of samples and tuning.
+        training: further arguments of `course_lib.training.fit`.
+    """
+    how = TUNING | dict(seed=seed) | training
+    return paper.prune(
+        model,
+        splits.train,
+        share,
+        per_class=work["per_class"],
+        retrain=recipe(splits, epochs=work["each"], schedule="constant", **how),
+        finish=recipe(splits, epochs=work["final"], schedule="linear", **how),
+        measure=lambda network: evaluate(network, splits.test),
+        seed=seed,
+    )
 
 
 def sizes(model: nn.Module, pruned: nn.Module, split: Split) -> dict[str, int]:
@@ -106,13 +131,13 @@ def sizes(model: nn.Module, pruned: nn.Module, split: Split) -> dict[str, int]:
 
 
 def keep_counts(model: nn.Module, share: float, example_input: Tensor) -> dict[str, int]:
-    """int(share * C) filters for every layer that ThiNet can prune."""
-    layers = paper.prunable_layers(model, example_input)
-    return {name: max(1, int(share * len(model.get_submodule(name).weight))) for name in layers}
+    """Return how many filters a share of them is, for every layer with one reader."""
+    layers = readers.layers_with_one_reader(model, example_input)
+    return {name: keeping.count(share, len(model.get_submodule(name).weight), name) for name in layers}
 
 
 def prune_all(model: nn.Module, splits: Splits, criterion: str, share: float, per_class: int, seed: int) -> nn.Module:
-    """Every layer that ThiNet can prune, pruned by a criterion to a share of its filters, nothing tuned."""
+    """Return the network with every layer that has one reader pruned by a criterion to a share of its filters, untuned."""
     images = paper.sample_images(splits.train, per_class, seed)
     for layer, keep in keep_counts(model, share, images[:1]).items():
         model = prune_by(criterion)(model, layer, keep, images, seed=seed)
@@ -120,7 +145,7 @@ def prune_all(model: nn.Module, splits: Splits, criterion: str, share: float, pe
 
 
 def prune_by(criterion: str) -> Callable[..., nn.Module]:
-    """What `paper.prune_network` takes as `prune`. The rivals are not rescaled, as in the paper."""
+    """What `paper.prune` takes as `prune_layer`. The rivals are not rescaled, as in the paper."""
     if criterion == "ThiNet":
         return paper.prune_layer
     if criterion == "ThiNet, forward":
@@ -139,8 +164,8 @@ def kept_by(criterion: str, model: nn.Module, layer: str, keep: int, images: Ten
     weight = model.get_submodule(layer).weight
     if criterion.startswith("ThiNet"):
         contributions = paper.channel_contributions(model, layer, images, seed=seed)
-        choose = paper.matching_pursuit if criterion == "ThiNet, forward" else paper.least_missed
-        return choose(contributions, keep).sort().values
+        choose = paper.matching_pursuit if criterion == "ThiNet, forward" else paper.channels_to_keep
+        return choose(contributions, keep)
     scores = {
         "weight sum": lambda: filter_norms(weight),
         "APoZ": lambda: -apoz(model, Split(images, images.new_zeros(len(images))), [layer])[layer],  # zero most often: out
@@ -172,7 +197,7 @@ def loss_ratios(contributions: Tensor, channels: int, keep: int, problems: int, 
     generator, rows = torch.Generator().manual_seed(seed), []
     for _ in range(problems):
         x = contributions[:, torch.randperm(contributions.shape[1], generator=generator)[:channels]].double()
-        removal, forward = paper.least_missed(x, keep), paper.matching_pursuit(x, keep)
+        removal, forward = paper.channels_to_keep(x, keep), paper.matching_pursuit(x, keep)
         best = lost(x, exhaustive(x, keep, refitted=False))
         refitted = {name: lost(x, kept, paper.rescale(x[:, kept], x.sum(1))) for name, kept in
                     dict(best=exhaustive(x, keep, refitted=True), removal=removal, forward=forward).items()}  # fmt: skip
@@ -187,7 +212,7 @@ def losses_alone(model: nn.Module, keep: Mapping[str, int], images: Tensor, unse
     losses = {}
     for layer, number in keep.items():
         few, others = (paper.channel_contributions(model, layer, x, seed=seed) for x in (images, unseen))
-        kept = paper.least_missed(few, number)
+        kept = paper.channels_to_keep(few, number)
         losses[layer] = lost(others, kept, paper.rescale(few[:, kept], few.sum(1)))
     return losses
 
@@ -211,7 +236,7 @@ def losses_from_few(
         for seed in range(seeds):
             order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:count].to(pool.device)
             few = pool[order, :places].flatten(0, 1)
-            kept = paper.least_missed(few, keep)
+            kept = paper.channels_to_keep(few, keep)
             losses.append(lost(held_out, kept, paper.rescale(few[:, kept], few.sum(1))))
         rows.append(dict(images=count, positions=places, mean=sum(losses) / seeds, least=min(losses), greatest=max(losses)))
     return pd.DataFrame(rows)
@@ -220,7 +245,7 @@ def losses_from_few(
 @torch.no_grad()
 def chosen_by_lasso(model: nn.Module, layer: str, keep: int, images: Tensor, *, positions: int = 10, seed: int = 0) -> Tensor:
     """(keep,) filters of a layer that channel pruning keeps, from all filters of the next layer at random positions."""
-    name, _ = paper.reader(model, layer, images[:1])
+    name, _ = readers.next_layer(model, layer, images[:1])
     inputs, outputs = activations.watch(model, {name: activations.Sample(images, positions, seed).pair}, images)[name]
     return channel_pruning.select_channels(inputs, model.get_submodule(name).weight.flatten(2), outputs, keep)
 

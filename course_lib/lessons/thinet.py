@@ -8,17 +8,18 @@ from course_lib.experiments import thinet as thinet_runs
 from course_lib.notebook.panels import panel
 from course_lib.notebook.plots import BLUE, VERMILION
 from course_lib.papers import thinet
+from course_lib.surgery.readers import layers_with_one_reader
 from course_lib.training import evaluate
 
 
 def contributions_view(model: nn.Module, images: Tensor, split: Split, layer: str, share: float, criterion: str) -> plt.Figure:
-    """What each channel of a layer says to the next one, which of them a criterion removes, and what that costs.
+    """Draw each channel's contribution to the next layer, which channels a criterion removes, and what that costs.
 
     Args:
         model: a trained network of `models.build` with convolutions; it is left as it was.
         images: (N, ...), training images for the choice.
         split: what the accuracy is measured on.
-        layer: one that `thinet.prunable_layers` lists.
+        layer: one that `surgery.readers.layers_with_one_reader` lists.
         share: of its filters that stay, in (0, 1].
         criterion: one of `experiments.thinet.CRITERIA`.
     """
@@ -35,10 +36,10 @@ def contributions_view(model: nn.Module, images: Tensor, split: Split, layer: st
     order = energy.argsort(descending=True).tolist()
     stays = set(kept.tolist())
     fig, ax = plt.subplots(figsize=(7.0, 2.9))
-    for name, colour, chosen in (("stays", BLUE, stays), ("goes", VERMILION, set(order) - stays)):
+    for name, colour, chosen in (("kept", BLUE, stays), ("removed", VERMILION, set(order) - stays)):
         places = [place for place, channel in enumerate(order) if channel in chosen]
         ax.bar(places, [energy[order[place]].item() for place in places], width=0.9, color=colour, label=name)
-    ax.set(xlabel=f"channels of {layer}, by what they say alone", ylabel="energy in the next layer (%)", yscale="log")
+    ax.set(xlabel=f"channels of {layer}, largest contribution first", ylabel="energy in the next layer (%)", yscale="log")
     ax.legend()
     lost = f"{100 * thinet_runs.lost(contributions, kept, scales):.1f} % of the next layer's output lost"
     accuracy = f"accuracy {evaluate(model, split):.1%} -> {evaluate(pruned, split):.1%} on {len(split.labels):,} images"
@@ -50,7 +51,7 @@ def contributions_panel(model: nn.Module, images: Tensor, split: Split):
     """Layer, share of its filters and criterion over `contributions_view`; gives an ipywidgets box."""
     import ipywidgets
 
-    layers = list(thinet.prunable_layers(model, images[:1]))
+    layers = list(layers_with_one_reader(model, images[:1]))
     controls = {
         "layer": ipywidgets.Dropdown(options=layers, value=layers[len(layers) // 2], description="layer"),
         "share": ipywidgets.FloatSlider(0.5, min=0.1, max=1.0, step=0.1, description="share kept", continuous_update=False),

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import re
+import weakref
 from collections import OrderedDict
 
 import numpy as np
@@ -15,13 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from course_lib import cost, data, models, surgery
+from course_lib import activations, cost, data, models, surgery, training
 from course_lib.experiments import thinet as runs
 from course_lib.papers import channel_pruning
 from course_lib.papers import thinet as paper
-from course_lib.training import History, evaluate
+from course_lib.storage import networks
+from course_lib.surgery import readers
+from course_lib.training import evaluate, recipe, stream
 from tests.resumption import resumed
 
 pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
@@ -73,7 +77,7 @@ def test_greedy_removal_is_the_textbook_loop(x, data):
 def test_greedy_removal_is_the_textbook_loop_for_real_numbers_too(x, data):
     remove = data.draw(st.integers(0, x.shape[1] - 1))
     assert paper.greedy_removal(x, remove).tolist() == textbook(x.numpy(), remove)
-    kept = paper.least_missed(x, x.shape[1] - remove)
+    kept = paper.channels_to_keep(x, x.shape[1] - remove)
     assert sorted(kept.tolist() + textbook(x.numpy(), remove)) == list(range(x.shape[1]))
     assert kept.tolist() == sorted(kept.tolist())
 
@@ -110,7 +114,7 @@ def test_matching_pursuit_refits_after_every_choice(x, data):
     keep = data.draw(st.integers(1, x.shape[1]))
     found, expected = paper.matching_pursuit(x, keep).tolist(), pursuit(x.numpy(), keep)
     if lost(x.numpy(), expected[:-1], refitted=True) > 1e-9 * np.square(x.numpy()).sum():  # else rounding chooses the last
-        assert found == expected
+        assert found == sorted(expected)
 
 
 @given(whole_numbers, st.data())
@@ -128,7 +132,7 @@ def test_both_choices_against_exhaustive_search():
     ratios: dict[str, list[float]] = {"removal": [], "removal, refitted": [], "pursuit, refitted": []}
     for seed in range(200):
         x = contributions(60, 10, seed)
-        kept, chosen = paper.least_missed(x, 5).tolist(), paper.matching_pursuit(x, 5).tolist()
+        kept, chosen = paper.channels_to_keep(x, 5).tolist(), paper.matching_pursuit(x, 5).tolist()
         x = x.numpy()
         best = least_lost(x, 5, refitted=True)
         ratios["removal"].append(lost(x, kept, refitted=False) / least_lost(x, 5, refitted=False))
@@ -244,9 +248,9 @@ def test_folding_the_scales_is_scaling_the_channels(network, layer, following, c
     torch.manual_seed(0)
     model, images = models.build(network).double().eval(), models.example_input(network, 3).double()
     scales = torch.rand(len(model.get_submodule(layer).weight), dtype=torch.float64) + 0.5
-    assert paper.reader(model, layer, images)[0] == following
+    assert readers.next_layer(model, layer, images)[0] == following
     before = copy.deepcopy(model.state_dict())
-    folded = paper.fold_scales(model, layer, scales, images)
+    folded = readers.fold_scales(model, layer, scales, images)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     model.set_submodule(following, Scaled(model.get_submodule(following), scales, columns))
     with torch.no_grad():
@@ -265,7 +269,7 @@ class SideBySide(nn.Module):
 def test_of_a_reader_of_two_layers_only_the_ones_channels_are_touched():
     torch.manual_seed(0)
     model, images = SideBySide().double().eval(), torch.randn(5, 3, 6, 6, dtype=torch.float64)
-    name, columns = paper.reader(model, "second", images)
+    name, columns = readers.next_layer(model, "second", images)
     assert name == "third" and columns.flatten().tolist() == [4, 5, 6, 7, 8]
     rows = paper.channel_contributions(model, "second", images, positions=1000).view(5, 1000, 5)
     with torch.no_grad():
@@ -273,7 +277,7 @@ def test_of_a_reader_of_two_layers_only_the_ones_channels_are_touched():
         shares = shares_by_single_channels(model.third, inputs)[:, :, 4:]
         assert max(torch.cdist(rows[i], shares[i]).min(1).values.max() for i in range(5)) < 1e-6
         scales = torch.rand(5, dtype=torch.float64)
-        folded = paper.fold_scales(model, "second", scales, images)(images)
+        folded = readers.fold_scales(model, "second", scales, images)(images)
         model.second.weight.mul_(scales.view(-1, 1, 1, 1))
         model.second.bias.mul_(scales)
         torch.testing.assert_close(folded, model(images))
@@ -310,10 +314,10 @@ class Normed(nn.Module):
 @pytest.mark.parametrize(
     ("model", "layer", "message"),
     [
-        (models.build("resnet-20"), "stage2.0.conv2", r"made by stage2\.0\.conv2.*stage2\.1\.conv2.* and read by"),
-        (models.build("resnet-20"), "conv1", r"made by conv1, stage1\.\d\.conv2"),
+        (models.build("resnet-20"), "stage2.0.conv2", r"computed by stage2\.0\.conv2.*stage2\.1\.conv2.* and read by"),
+        (models.build("resnet-20"), "conv1", r"computed by conv1, stage1\.\d\.conv2"),
         (models.build("resnet-20"), "fc", "read by no dense layer or ungrouped convolution, and are an output of the network"),
-        (TwoReaders(), "first", "read by second, third; allowed is one"),
+        (TwoReaders(), "first", "read by second, third; allowed is a layer that alone"),
         (Grouped(4), "first", "read by no dense layer or ungrouped convolution; allowed"),
         (Normed(), "first", "pass 'norm', a GroupNorm, on their way"),
         (models.build("vgg-small"), "conv7", "layer is 'conv7'; the model's dense layers"),
@@ -323,7 +327,7 @@ def test_layers_that_do_not_qualify_are_refused_and_why(model, layer, message):
     example = torch.randn(2, 4) if isinstance(model, TwoReaders) else torch.randn(2, 3, 32, 32)
     with pytest.raises(ValueError, match=message):
         paper.channel_contributions(model, layer, example)
-    assert layer not in paper.prunable_layers(model, example)
+    assert layer not in readers.layers_with_one_reader(model, example)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +345,7 @@ def test_which_layers_of_torchvisions_networks_qualify(network, pattern, count):
         model = ResNet(Bottleneck, [2, 1, 1, 1]).eval()  # ResNet-50, but fewer
     else:
         model = torchvision.models.get_model(network, num_classes=7).eval()
-    found = paper.prunable_layers(model, torch.randn(1, 3, 32, 32))
+    found = readers.layers_with_one_reader(model, torch.randn(1, 3, 32, 32))
     assert len(found) == count and all(re.fullmatch(pattern, name) for name in found)
 
 
@@ -370,7 +374,7 @@ def with_dead_and_copied_filters() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize(("choose", "keep"), [(paper.least_missed, 6), (paper.matching_pursuit, 4)])
+@pytest.mark.parametrize(("choose", "keep"), [(paper.channels_to_keep, 6), (paper.matching_pursuit, 4)])
 def test_what_is_superfluous_goes_without_a_trace(choose, keep):
     model, images = with_dead_and_copied_filters(), torch.randn(20, 3, 9, 9, dtype=torch.float64)
     pruned = paper.prune_layer(model, "0", keep, images, choose=choose, positions=20)
@@ -403,50 +407,119 @@ def splits() -> data.Splits:
 def test_images_are_drawn_for_each_class(splits):
     images = paper.sample_images(splits.train, 3, seed=1)
     places = [(splits.train.images == image).flatten(1).all(1).nonzero().item() for image in images]
-    assert splits.train.labels[places].bincount().tolist() == [3] * 10 and len(set(places)) == 30
+    assert splits.train.labels[places].tolist() == [label for label in range(10) for _ in range(3)] and len(set(places)) == 30
     assert torch.equal(images, paper.sample_images(splits.train, 3, seed=1))
     assert not torch.equal(images, paper.sample_images(splits.train, 3, seed=2))
     assert len(paper.sample_images(splits.train, 1000)) == 256
 
 
+def test_the_draw_is_the_same_however_the_images_are_batched(splits):
+    whole = paper.sample_images(splits.train, 3, seed=1)
+    for size in (1, 7, 256):
+        batches = list(zip(splits.train.images.split(size), splits.train.labels.split(size), strict=True))
+        assert torch.equal(paper.sample_images(batches, 3, seed=1), whole)
+        assert torch.equal(paper.sample_images(DataLoader(TensorDataset(*splits.train), size), 3, seed=1), whole)
+
+
+def test_each_image_of_a_class_is_drawn_as_often():
+    batches = [(torch.arange(n, n + 4.0).view(4, 1), torch.zeros(4, dtype=torch.int64)) for n in (0, 4, 8)]
+    drawn = torch.cat([paper.sample_images(batches, 3, seed=seed) for seed in range(800)]).int().flatten().bincount()
+    assert drawn.sum() == 2400 and drawn.min() > 150 and drawn.max() < 250  # 200 of each of the 12, standard deviation 12
+
+
+def test_images_are_drawn_in_one_pass_without_holding_the_set():
+    class Batches:
+        passes = held = 0
+
+        def __iter__(self):
+            self.passes += 1
+            for seed in range(50):
+                batch = torch.randn(20, 1, 2, 2, generator=torch.Generator().manual_seed(seed))
+                weakref.finalize(batch, self.let_go)
+                self.held += 1
+                yield batch, torch.arange(20) % 2
+                del batch
+                assert self.held <= 3, "batches are let go"
+
+        def let_go(self):
+            self.held -= 1
+
+    batches = Batches()
+    assert paper.sample_images(batches, 4).shape == (8, 1, 2, 2) and batches.passes == 1
+
+
 KEEP = {"conv3": 40, "conv1": 20}  # given in another order than the model's
 
 
-def test_a_network_without_tuning_is_its_layers_one_after_another(splits):
-    model = models.pretrained("vgg-small", "mnist-m")
-    pruned = paper.prune_network(model, splits, KEEP, per_class=4, epochs=0, final_epochs=0, seed=5)
+def accuracy_on(split):
+    return lambda model: evaluate(model, split)
+
+
+def test_a_network_without_retraining_is_its_layers_one_after_another(splits):
+    model = models.pretrained("vgg-small", "mnist-m").train()
+    pruned = paper.prune(model, splits.train, KEEP, per_class=4, measure=accuracy_on(splits.test), seed=5)
     expected = model
-    for number, (layer, row) in enumerate(zip(["conv1", "conv3"], pruned.steps, strict=True)):
-        images = paper.sample_images(splits.train, 4, 5 + number)
-        expected = paper.prune_layer(expected, layer, KEEP[layer], images, seed=5 + number)
+    for number, (layer, row) in enumerate(zip(["conv1", "conv3"], pruned.record, strict=True), start=1):
+        images = paper.sample_images(splits.train, 4, stream(5, number))
+        expected = paper.prune_layer(expected, layer, KEEP[layer], images, seed=stream(5, number))
         accuracy, macs = evaluate(expected, splits.test), cost.count(expected, splits.test.images[:1]).MACs.sum()
-        assert row == dict(layer=layer, kept=KEEP[layer], MACs=macs, pruned=accuracy, tuned=accuracy)
+        assert row == dict(layer=layer, kept=KEEP[layer], MACs=macs, pruned=accuracy, retrained=accuracy)
     assert all(torch.equal(value, expected.state_dict()[key]) for key, value in pruned.model.state_dict().items())
+    assert all(module.training for module in model.modules()) and not any(m.training for m in pruned.model.modules())
 
 
-def test_a_network_is_tuned_after_every_layer_and_at_the_end(splits):
+def test_a_network_is_retrained_after_every_layer_and_at_the_end(splits):
     model = models.pretrained("vgg-small", "mnist-m")
     before = copy.deepcopy(model.state_dict())
-    how = dict(per_class=4, epochs=0.5, final_epochs=1, lr=0.01, progress=False)
-    pruned, again = (paper.prune_network(model, splits, KEEP, **how) for _ in range(2))
-    assert [row["layer"] for row in pruned.steps] == ["conv1", "conv3", None]
-    assert pruned.steps == again.steps and pruned.steps[-1]["tuned"] == evaluate(pruned.model, splits.test)
+    settings = dict(
+        per_class=4, measure=accuracy_on(splits.test),
+        retrain=recipe(splits, epochs=0.5, lr=0.01, progress=False), finish=recipe(splits, epochs=1, lr=0.01, progress=False),
+    )  # fmt: skip
+    pruned, again = (paper.prune(model, splits.train, KEEP, **settings) for _ in range(2))
+    assert [row["layer"] for row in pruned.record] == ["conv1", "conv3", None]
+    assert pruned.record == again.record and pruned.record[-1]["retrained"] == evaluate(pruned.model, splits.test)
     assert all(torch.equal(value, again.model.state_dict()[key]) for key, value in pruned.model.state_dict().items())
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert len(pruned.model.conv1.weight) == 20 and not torch.equal(pruned.model.fc.weight, model.fc.weight)
 
 
-def test_how_long_it_tunes_and_on_how_much(splits, monkeypatch):
+def test_each_training_has_images_and_streams_of_its_own(splits, monkeypatch):
     calls = []
 
     def fit(model, splits, **how):
-        calls.append((len(splits.train.labels), how["epochs"], how["schedule"], how["seed"], how["lr"]))
-        return History()
+        calls.append((splits.train.labels.tolist(), how["epochs"], how["schedule"], how["seed"]))
 
-    monkeypatch.setattr(paper, "fit", fit)
+    monkeypatch.setattr(training.recipes, "fit", fit)
     model = models.pretrained("vgg-small", "mnist-m")
-    paper.prune_network(model, splits, KEEP, per_class=2, epochs=0.25, final_epochs=3, lr=0.5)
-    assert calls == [(64, 1, "constant", 0, 0.5), (64, 1, "constant", 1, 0.5), (256, 3, "linear", 2, 0.5)]
+    retrain, finish = recipe(splits, epochs=0.25, schedule="constant"), recipe(splits, epochs=3, schedule="linear")
+    paper.prune(model, splits.train, KEEP, per_class=2, retrain=retrain, finish=finish)
+    shares = [splits.train.take(64, seed).labels.tolist() for seed in (0, 1)]
+    everything = splits.train.labels.tolist()
+    assert calls == [(shares[0], 1, "constant", 0), (shares[1], 1, "constant", 1), (everything, 3, "linear", 2)]
+
+
+def test_without_a_measure_the_record_has_no_accuracies_and_retraining_is_anybodys(splits):
+    seen = []
+    model = models.pretrained("vgg-small", "mnist-m")
+    batches = DataLoader(TensorDataset(*splits.train), 50)
+    with torch.no_grad():
+        pruned = paper.prune(model, batches, dict(conv1=0.5, conv2=range(3, 9)), per_class=2,
+                             retrain=lambda network: seen.append(torch.is_grad_enabled()))  # fmt: skip
+    assert [list(row) for row in pruned.record] == [["layer", "kept", "MACs"]] * 2 and seen == [True, True]
+    assert [row["kept"] for row in pruned.record] == [16, 6]
+    assert torch.equal(pruned.model.conv2.bias if pruned.model.conv2.bias is not None else pruned.model.norm2.weight,
+                       model.conv2.bias[3:9] if model.conv2.bias is not None else model.norm2.weight[3:9])  # fmt: skip
+
+
+def test_one_number_prunes_all_layers_with_one_reader_and_the_file_comes_back(splits, tmp_path):
+    model = models.pretrained("resnet-20", "mnist-m")
+    pruned = paper.prune(model, splits.train, 0.5, per_class=1)
+    assert [row["layer"] for row in pruned.record] == list(readers.layers_with_one_reader(model, splits.test.images[:1]))
+    assert len(pruned.record) == 9
+    pruned.save(tmp_path / "network")
+    read = networks.load(tmp_path / "network", models.build("resnet-20"))
+    with torch.no_grad():
+        assert torch.equal(read(splits.test.images), pruned.model(splits.test.images))
 
 
 def test_another_rule_can_prune(splits):
@@ -454,17 +527,49 @@ def test_another_rule_can_prune(splits):
         return surgery.keep_channels(model, layer, range(keep), images[:1])
 
     model = models.pretrained("vgg-small", "mnist-m")
-    pruned = paper.prune_network(model, splits, KEEP, prune=first, epochs=0, final_epochs=0).model
+    pruned = paper.prune(model, splits.train, KEEP, prune_layer=first).model
     assert torch.equal(pruned.conv3.weight, model.conv3.weight[:40])
+
+
+def test_an_interrupt_reaches_the_caller(splits):
+    def interrupted(_model):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        paper.prune(models.pretrained("vgg-small", "mnist-m"), splits.train, KEEP, per_class=1, retrain=interrupted)
+
+
+class OnTokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third, self.out = nn.Linear(6, 8), nn.Linear(8, 7), nn.Linear(7, 5), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.out(self.third(self.second(self.first(x).relu()).mean(1)).relu())
+
+
+def test_layers_whose_reader_reads_tokens_are_refused_and_left_out_of_all():
+    torch.manual_seed(0)
+    model, tokens = OnTokens().eval(), [(torch.randn(4, 5, 6), torch.arange(4))]
+    with pytest.raises(ValueError, match=r"'second' is a dense layer that reads \(1, 5, 8\)|\(4, 5, 8\)"):
+        paper.prune_layer(model, "first", 4, tokens[0][0])
+    with pytest.raises(ValueError, match="keep names 'first'; the layers that can lose channels are second, third"):
+        paper.prune(model, tokens, dict(first=4))
+    assert [row["layer"] for row in paper.prune(model, tokens, 0.5).record] == ["second", "third"]
+    encoder = nn.Sequential(nn.TransformerEncoderLayer(6, 2, 12, batch_first=True), nn.Flatten(), nn.Linear(30, 4)).eval()
+    with pytest.raises(ValueError, match=r"layer '0.linear2' is a dense layer that reads|0\.linear1"):
+        paper.prune_layer(encoder, "0.linear1", 4, tokens[0][0])
+    with pytest.raises(ValueError, match="keep is one number for all layers, and the model has none"):
+        paper.prune(encoder, tokens, 0.5)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: paper.greedy_removal(x, 6), "remove is 6; of 6 channels 0 to 5 can go"),
+        (lambda x: paper.greedy_removal(x, 6), "remove is 6; allowed are 0 to 5"),
         (lambda x: paper.greedy_removal(x, -1), "remove is -1"),
-        (lambda x: paper.least_missed(x, 0), "keep is 0; of 6 channels 1 to 6 can stay"),
-        (lambda x: paper.matching_pursuit(x, 7), "keep is 7; of 6 channels 1 to 6 can stay"),
+        (lambda x: paper.channels_to_keep(x, 0), "keep is 0; allowed are 1 to 6"),
+        (lambda x: paper.matching_pursuit(x, 7), "keep is 7; allowed are 1 to 6"),
         (lambda x: paper.greedy_removal(x[0], 1), r"contributions are torch.float64 of shape \(6,\)"),
         (lambda x: paper.greedy_removal(x[:0], 1), r"of shape \(0, 6\); expected floating point \(samples, channels\)"),
         (lambda x: paper.greedy_removal(x.long(), 1), "contributions are torch.int64"),
@@ -472,13 +577,17 @@ def test_another_rule_can_prune(splits):
         (lambda x: paper.rescale(x, x.sum(1)[:3]), r"targets have shape \(3,\); expected \(20,\) finite numbers"),
         (lambda x: paper.rescale(x, x.sum(1) / 0), "targets have shape"),
         (lambda x: paper.channel_contributions(models.build("lenet-5"), "conv1", torch.randn(2, 1, 28, 28), positions=0),
-         "images are 2 and positions 0; expected 1 or more of each"),
-        (lambda x: paper.channel_contributions(models.build("lenet-5"), "conv1", torch.randn(0, 1, 28, 28)), "images are 0"),
-        (lambda x: paper.fold_scales(models.build("lenet-5"), "conv1", torch.ones(3), torch.randn(1, 1, 28, 28)),
+         "positions is 0; allowed are 1 and above"),
+        (lambda x: paper.channel_contributions(models.build("lenet-5"), "conv1", torch.randn(0, 1, 28, 28)),
+         "number of images is 0; allowed are 1 and above"),
+        (lambda x: readers.fold_scales(models.build("lenet-5"), "conv1", torch.ones(3), torch.randn(1, 1, 28, 28)),
          r"scales have shape \(3,\); layer 'conv1' has 20 channels"),
         (lambda x: paper.sample_images(data.load("mnist-m").train, 0), "per_class is 0; allowed are 1 and above"),
-        (lambda x: paper.prune_network(models.build("vgg-small"), data.load("mnist-m"), {"conv9": 3}),
-         "keep names conv9, of which the model has ; epochs is 1"),
+        (lambda x: paper.prune(models.build("vgg-small"), data.load("mnist-m").test, {"conv9": 3}),
+         "keep names 'conv9'; the layers that can lose channels are conv1, conv2, conv3, conv4, conv5, conv6"),
+        (lambda x: paper.prune(models.build("vgg-small"), data.load("mnist-m").test, {"conv3": 65}),
+         "keep is 65 for layer 'conv3'; allowed are 1 to 64 channels"),
+        (lambda x: paper.prune_layer(models.build("lenet-5"), "conv1", 1.5, torch.randn(2, 1, 28, 28)), "keep is 1.5"),
     ],
 )  # fmt: skip
 def test_the_impossible_is_refused_with_what_is_possible(call, message):
@@ -496,7 +605,7 @@ def test_cuda_chooses_the_same():
     ]
     torch.testing.assert_close(rows[0], rows[1].cpu(), atol=1e-2, rtol=1e-2)
     there = rows[0].cuda()
-    for choose in (paper.least_missed, paper.matching_pursuit):
+    for choose in (paper.channels_to_keep, paper.matching_pursuit):
         assert choose(there, 20).tolist() == choose(rows[0], 20).tolist()
     torch.testing.assert_close(paper.rescale(there, there.sum(1)).cpu(), paper.rescale(rows[0], rows[0].sum(1)))
     assert F.relu(paper.prune_layer(copy.deepcopy(model).cuda(), "conv3", 20, images.cuda())(images.cuda())).is_cuda
@@ -533,7 +642,7 @@ def test_the_rivals_keep_what_they_should(network, splits):
     assert draws[0] == draws[1] != draws[2]
     for criterion, rescaled in {"ThiNet": True, "ThiNet, not rescaled": False}.items():
         kept = runs.kept_by(criterion, network, "conv2", 10, images)
-        assert torch.equal(kept, paper.least_missed(paper.channel_contributions(network, "conv2", images), 10))
+        assert torch.equal(kept, paper.channels_to_keep(paper.channel_contributions(network, "conv2", images), 10))
         pruned = runs.prune_by(criterion)(network, "conv2", 10, images)
         assert torch.equal(pruned.conv2.weight, network.conv2.weight[kept])
         assert torch.equal(pruned.conv3.weight, network.conv3.weight[:, kept]) != rescaled
@@ -550,7 +659,7 @@ def test_more_samples_lose_no_more(network, splits):
     assert table["mean"][2, 1] > 1.5 * table["mean"][100, 40]
     assert table["least"][100, 40] == pytest.approx(table["greatest"][100, 40]), "all of the pool: nothing is left to chance"
     every = pool.flatten(0, 1)
-    kept = paper.least_missed(every, 32)
+    kept = paper.channels_to_keep(every, 32)
     assert table["mean"][100, 40] == pytest.approx(
         runs.lost(held_out, kept, paper.rescale(every[:, kept], every.sum(1))), rel=1e-4
     )
@@ -565,10 +674,14 @@ def test_layers_lose_alone_what_the_pruned_network_says_wrong(network, splits):
     assert losses["conv5"] == pytest.approx(0, abs=1e-9)  # all are kept
 
 
-def test_the_lasso_chooses_what_channel_pruning_keeps(network, splits):
+def test_the_lasso_chooses_what_channel_pruning_selects(network, splits):
     images = splits.train.images[:60]
     kept = runs.chosen_by_lasso(network, "conv3", 20, images, positions=40)
-    assert torch.equal(kept, channel_pruning.prune(network, images, {"conv4": 20}, positions=40).kept["conv4"])
+    pair = activations.Sample(images, 40, 0).pair
+    with torch.no_grad():
+        inputs, outputs = activations.watch(network, {"conv4": pair}, images)["conv4"]
+    expected = channel_pruning.select_channels(inputs, network.conv4.weight.detach().flatten(2), outputs, 20)
+    assert torch.equal(kept, expected) and len(set(kept.tolist())) == 20
 
 
 def test_agreement_by_hand():
@@ -600,11 +713,12 @@ def test_a_row_of_each_kind(kind, splits, monkeypatch):
 
 
 def test_a_loop_that_was_interrupted_ends_as_one_that_was_not(network, splits, monkeypatch, tmp_path):
-    """Each call of `fit` has a file of its own; finished rounds are read from theirs."""
+    """Each training has a file of its own; finished rounds are read from theirs."""
 
     def loop(**more):
-        return paper.prune_network(network, splits, KEEP, per_class=2, epochs=1, final_epochs=1, lr=0.02, progress=False, **more)
+        train = recipe(splits, epochs=1, lr=0.02, progress=False, **more)
+        return paper.prune(network, splits.train, KEEP, per_class=2, retrain=train, finish=train)
 
     whole, again, steps = resumed(loop, 6, tmp_path, monkeypatch)
-    assert again.steps == whole.steps and steps == 2
+    assert again.record == whole.record and steps == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state.1", "state.2", "state.3"]
