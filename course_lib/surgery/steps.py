@@ -43,8 +43,9 @@ def replay(model: nn.Module, taken: Sequence[Mapping[str, Any]]) -> nn.Module:
         module, function = REPLAYS[kind]
         at = step.get("at", "")
         part = model.get_submodule(at)
-        device = next(part.parameters()).device
-        example = torch.zeros(step["input"], dtype=getattr(torch, step["dtype"]), device=device)
+        weight, dtype = next(part.parameters()), getattr(torch, step["dtype"])
+        dtype = weight.dtype if dtype.is_floating_point else dtype  # the network may have another one since
+        example = torch.zeros(step["input"], dtype=dtype, device=weight.device)
         part = getattr(importlib.import_module(module), function)(part, step[kind], example)
         if at:
             parent, _, child = at.rpartition(".")
