@@ -5,6 +5,7 @@ pruned first. A setting's 'kind' says which question a row answers: 'start' what
 table, 'bits' accuracy against the bits of a code, 'size' accuracy against the size of the file (figure 6).
 """
 
+import copy
 import json
 import platform
 import tempfile
@@ -14,14 +15,16 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from course_lib import data, models, storage
+from course_lib import data, models, plans, storage
 from course_lib.data import Splits
 from course_lib.experiments.weight_pruning import error
 from course_lib.files import replacing
+from course_lib.masks import weight_layers
 from course_lib.papers import deep_compression as paper
 from course_lib.papers import vector_quantization, weight_pruning
+from course_lib.training import fit, recipe
 
 # Error in percent before and after, kilobytes, compression rates after two and three stages (table 1 and the text)
 PAPER = {
@@ -99,7 +102,7 @@ def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
 def start(setting: dict, splits: Splits, _work: Mapping[str, int], _seed: int) -> dict:
     """What the pruned network is that the other rows begin with; there is one for all seeds."""
     model = pruned_start(setting["network"], splits, setting["rate"])
-    layers = weight_pruning.prunable_layers(model)
+    layers = weight_layers(model)
     kept = {name: int(layer.weight.count_nonzero()) / layer.weight.numel() for name, layer in layers.items()}
     weights = sum(layer.weight.numel() for layer in layers.values())
     survivors = sum(int(layer.weight.count_nonzero()) for layer in layers.values())
@@ -116,7 +119,7 @@ def stages(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) ->
     return dict(
         errors={"P": error(pruned, splits.test), "quantized": error(quantized, splits.test), "P+Q": error(tuned, splits.test)},
         bytes=dict(dense=4 * sum(p.numel() for p in tuned.parameters()),
-                   P=file_size(paper.only_pruned(pruned, index_bits=how["index_bits"])), **coded),
+                   P=file_size(only_pruned(pruned, index_bits=how["index_bits"])), **coded),
     )  # fmt: skip
 
 
@@ -138,7 +141,7 @@ def by_size(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -
     if setting["method"] == "pruning":
         for rate in RATES:
             pruned = pruned_start(setting["network"], splits, rate)
-            points.append((rate, pruned, paper.only_pruned(pruned, index_bits=5 if rate < 20 else 8)))
+            points.append((rate, pruned, only_pruned(pruned, index_bits=5 if rate < 20 else 8)))
     elif setting["method"] == "SVD":
         for rate in RANKS:
             points.append((rate, *factorized(dense, rate)))
@@ -152,10 +155,10 @@ def by_size(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -
 
 
 def tune(model: nn.Module, splits: Splits, bits: paper.Bits, work: Mapping[str, int], seed: int, **more) -> nn.Module:
-    """`finetune_centroids` with the budget of a scale."""
+    """Return the network with its centroids trained, with the budget of a scale; `more` are other arguments of `fit`."""
     settings = dict(epochs=work["centroids"], lr=centroid_rate(model), precision=precision(model), seed=seed, progress=False)
     settings |= CENTROIDS | more
-    return paper.finetune_centroids(model, splits, bits=bits, **settings)[0]
+    return paper.finetune_centroids(model, lambda network: fit(network, splits, **settings), bits=bits)
 
 
 def centroid_rate(model: nn.Module) -> float:
@@ -163,7 +166,7 @@ def centroid_rate(model: nn.Module) -> float:
 
     Without the second part, dense networks at 2 to 4 bits diverged.
     """
-    weights = [layer.weight.detach() for layer in weight_pruning.prunable_layers(model).values()]
+    weights = [layer.weight.detach() for layer in weight_layers(model).values()]
     members = max(int(w.count_nonzero()) / max(1, len(w[w != 0].unique())) for w in weights)
     return min(1e-3, 0.7 / max(1.0, members))
 
@@ -175,7 +178,7 @@ def settings(how: Mapping, coder: str) -> dict:
 
 def factorized(dense: nn.Module, rate: float) -> tuple[nn.Module, storage.CompressedNetwork]:
     """The network with its hidden dense layers factorized, and its file; the last layer stays whole (notebook 01 tells why)."""
-    names = [name for name, layer in weight_pruning.prunable_layers(dense).items() if isinstance(layer, nn.Linear)][:-1]
+    names = [name for name, layer in weight_layers(dense).items() if isinstance(layer, nn.Linear)][:-1]
     tensors, layers = dict(dense.state_dict()), {}
     for name in names:
         weight = dense.get_submodule(name).weight
@@ -193,29 +196,17 @@ def file_size(compressed: storage.CompressedNetwork) -> int:
 
 
 def prune(model: nn.Module, splits: Splits, rate: float, work: Mapping[str, int], seed: int = 0) -> nn.Module:
-    """The network pruned to a rate in rounds, as in notebook 02, but with the layers' shares by `lamp`."""
-    how = PRUNING | dict(rounds=work["rounds"], final_epochs=work["final"], precision=precision(model), seed=seed, progress=False)
-    return weight_pruning.iterative_prune(model, splits, sparsity=lamp(model, rate), **how).model
+    """Return the network pruned to a rate in rounds, as in notebook 02, but with the layers' shares by `plans.lamp`."""
+    how = PRUNING | dict(precision=precision(model), seed=seed, progress=False)
+    retrain = recipe(splits, **how | dict(schedule="constant"))
+    finish = recipe(splits, **how | dict(schedule="linear", epochs=work["final"]))
+    shares = plans.lamp(model, rate)
+    return weight_pruning.prune(model, splits.train, shares, rounds=work["rounds"], retrain=retrain, finish=finish).model
 
 
 def precision(model: nn.Module) -> torch.dtype | None:
     """bfloat16 for networks with convolutions: half the time on processors that have it; otherwise `fit`'s choice."""
     return torch.bfloat16 if any(isinstance(module, nn.Conv2d) for module in model.modules()) else None
-
-
-def lamp(model: nn.Module, rate: float) -> dict[str, float]:
-    """Sparsity of each layer when 1 / `rate` of all weights stay, by layer-adaptive magnitude (Lee et al. 2021, 2010.07611).
-
-    A weight's score is its square over the sum of the squares in its layer that are not smaller. One threshold on the scores
-    then weighs layers against each other: it removes what changes a layer's output least in proportion.
-    """
-    scores = {}
-    for name, layer in weight_pruning.prunable_layers(model).items():
-        squares = layer.weight.detach().double().square().flatten().sort().values
-        scores[name] = squares / squares.flip(0).cumsum(0).flip(0)
-    everything = torch.cat(list(scores.values())).sort(descending=True).values
-    threshold = everything[min(len(everything) - 1, round(len(everything) / rate))]
-    return {name: (score <= threshold).double().mean().item() for name, score in scores.items()}
 
 
 def pruned_start(network: str, splits: Splits, rate: int) -> nn.Module:
@@ -231,7 +222,7 @@ def pruned_start(network: str, splits: Splits, rate: int) -> nn.Module:
         with FileLock(path.with_suffix(".lock")):  # rows run side by side
             if not path.exists():
                 _make_start(network, splits, rate, model, path)
-    model.load_state_dict(paper.state_dict(storage.load(path)))
+    model.load_state_dict(restored(storage.load(path)))
     return model
 
 
@@ -246,7 +237,37 @@ def _make_start(network: str, splits: Splits, rate: int, model: nn.Module, path:
     )  # fmt: skip
     with replacing(path.with_suffix(".json")) as scratch:
         scratch.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    storage.save(paper.only_pruned(pruned, index_bits=8, coder="huffman", name=network), path)
+    storage.save(only_pruned(pruned, index_bits=8, coder="huffman", name=network), path)
+
+
+def only_pruned(model: nn.Module, *, index_bits: int, coder: str = "fixed", name: str = "") -> storage.CompressedNetwork:
+    """Return the first stage alone, as a file: of each layer's weight the survivors at 32 bits, and their gaps; exact.
+
+    A weight `fc1.weight` becomes two tensors: `fc1.weight.values`, and `fc1.weight.places` with ones for survivors. Arguments
+    as for `paper.compress`; the coder is that of the gaps.
+    """
+    ones = copy.deepcopy(model)
+    for layer in weight_layers(ones).values():
+        layer.weight.data = (layer.weight != 0).float()
+    places, tensors = paper.compress(ones, bits=1, index_bits=index_bits).tensors, {}
+    for key, tensor in model.state_dict().items():
+        if isinstance(places[key], storage.CodedTensor):
+            tensors |= {f"{key}.values": tensor[tensor != 0].cpu(), f"{key}.places": places[key]}
+        else:
+            tensors[key] = tensor.cpu()
+    return storage.CompressedNetwork(name, tensors, coder)
+
+
+def restored(pruned: storage.CompressedNetwork) -> dict[str, Tensor]:
+    """Return the state dict of the network that `only_pruned` was given. Raises ValueError where values lack their places."""
+    tensors = pruned.state_dict()
+    for key in [key.removesuffix(".places") for key in tensors if key.endswith(".places")]:
+        weight, values = tensors.pop(f"{key}.places"), tensors.pop(f"{key}.values", torch.empty(0))
+        if int(weight.count_nonzero()) != len(values):
+            raise ValueError(f"{key} has {len(values)} values for {int(weight.count_nonzero())} places")
+        weight[weight != 0] = values
+        tensors[key] = weight
+    return tensors
 
 
 def layer_table(tuned: nn.Module, network: str, setting: str) -> pd.DataFrame:

@@ -1,36 +1,41 @@
 """Deep Compression: Han, Mao, Dally, ICLR 2016 (arXiv 1510.00149).
 
-Three stages, each on what the one before left:
+Three stages, each on the result of the one before:
 
-    prune          small weights become zero; survivors are found by the gap to the one before         (section 2)
+    prune          small weights become zero; a survivor is found by its gap to the one before         (section 2)
     quantize       survivors share k values, the centroids, which are then trained:
                    dL/dC_k = sum_ij dL/dW_ij [code_ij = k]                                             (section 3)
     code           codes and gaps are far from uniform: frequent ones get short words                  (section 4)
 
 Pruning is `course_lib.papers.weight_pruning`, the file of the last stage `course_lib.storage`. A network carries its own
-state: zero weights are the pruned ones, and the different values of the others are the centroids.
+state: zero weights are the pruned ones, and the different values of the others are the centroids. So codes never disagree with
+the weights, whoever trained them. Dense and convolutional layers are compressed; everything else stays as it is.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from course_lib import kmeans
-from course_lib.data import Splits
-from course_lib.papers.weight_pruning import prunable_layers
+from course_lib import kmeans, storage, training
+from course_lib.data import Batches
+from course_lib.masks import weight_layers
+from course_lib.papers import weight_pruning
+from course_lib.result import Result
 from course_lib.storage import CodedTensor, CompressedNetwork
-from course_lib.training import History, fit
+from course_lib.training import Retrain
 
 STARTS = ("linear", "forgy", "density")
 KINDS = {"dense": nn.Linear, "conv": (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 Bits = int | Mapping[str, int]  # one number, or by layer name, or by kind: 'dense', 'conv', and 'bias'
+BITS = {"conv": 8, "dense": 5}  # of AlexNet and VGG-16 (section 5)
 
 
 def relative_index(mask: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Where the survivors are, as the gap of each to the one before, of `bits` bits (section 2, figure 2).
+    """Return the gap of each survivor to the one before, in `bits` bits (section 2, figure 2).
 
     Places count from 1, so that the gap of the first survivor is its place and no gap is 0. A gap above 2 ** bits is bridged
     by fillers, each 2 ** bits further on: entries that stand for an explicit zero.
@@ -50,14 +55,11 @@ def relative_index(mask: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     >>> relative_index(places, 3)
     (tensor([1, 3, 8, 3]), tensor([False, False,  True, False]))
     """
-    if not 1 <= bits <= 16:
-        raise ValueError(f"bits is {bits}; allowed are 1 to 16")
-    if mask.dtype != torch.bool:
-        raise ValueError(f"mask is {mask.dtype}; expected torch.bool, True where a weight survives")
+    _check_mask(mask, bits)
     places = mask.flatten().nonzero().flatten() + 1
     gaps = places.diff(prepend=places.new_zeros(1))
-    fillers = (gaps - 1) // 2**bits
-    ends = (fillers + 1).cumsum(0) - 1  # a survivor comes behind its fillers
+    fillers = (gaps - 1) // 2**bits  # of each survivor, which comes after them
+    ends = (fillers + 1).cumsum(0) - 1
     filler = torch.ones(int((fillers + 1).sum()), dtype=torch.bool, device=mask.device)
     filler[ends] = False
     entries = torch.full_like(filler, 2**bits, dtype=torch.int64)
@@ -66,13 +68,14 @@ def relative_index(mask: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 
 def initial_centroids(values: Tensor, k: int, method: str = "linear", seed: int = 0) -> Tensor:
-    """Where k-means starts (section 3.2): 'linear' keeps the rare large weights, the other two crowd where weights are many.
+    """Return where k-means starts (section 3.2): 'linear' reaches the rare large weights, the others crowd at the many small.
 
     Args:
         values: the surviving weights, any shape.
         k: number of centroids, 2 to the number of values.
         method: 'linear', evenly from the least to the greatest value; 'forgy', k of the values at random; 'density', evenly
-            in the cumulative distribution.
+            in the cumulative distribution. The paper leaves open where its equal steps begin: we take the middles of k equal
+            shares of the values, the quantiles 1 / 2k, 3 / 2k, ..., and not the least and the greatest value.
         seed: of 'forgy'.
 
     Returns:
@@ -81,31 +84,23 @@ def initial_centroids(values: Tensor, k: int, method: str = "linear", seed: int 
     Raises:
         ValueError: unknown method, or k out of range.
     """
-    values = values.detach().float().flatten()
-    if not 2 <= k <= len(values):
-        raise ValueError(f"k is {k}; with {len(values)} values it can be 2 to {len(values)}")
+    values = _check_start(values, k, method)
     if method == "linear":
         return torch.linspace(values.min().item(), values.max().item(), k, device=values.device)
     if method == "forgy":
         chosen = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))[:k]
         return values[chosen.to(values.device)].sort().values
-    if method == "density":
-        middles = (torch.arange(k, device=values.device) + 0.5) / k * len(values)
-        return values.sort().values[middles.long()]
-    raise ValueError(f"method is {method!r}; allowed are {', '.join(STARTS)}")
+    middles = (torch.arange(k, device=values.device) + 0.5) / k * len(values)
+    return values.sort().values[middles.long()]
 
 
 def kmeans_1d(values: Tensor, k: int, init: Tensor | str = "linear") -> tuple[Tensor, Tensor]:
-    """Centroids (k,) and codes of the values' shape, by Lloyd's algorithm from `init`: centroids, or a method's name.
-
-    Raises:
-        ValueError: as `initial_centroids` and `course_lib.kmeans.kmeans_1d`.
-    """
+    """Return centroids (k,) and codes of the values' shape, by Lloyd's algorithm from `init`: centroids, or a method's name."""
     return kmeans.kmeans_1d(values, k, initial_centroids(values, k, init) if isinstance(init, str) else init)
 
 
 def quantize(model: nn.Module, *, bits: Bits, method: str = "linear", seed: int = 0) -> nn.Module:
-    """A copy whose surviving weights are the centroids of k-means, 2 ** bits of them in each layer.
+    """Return a copy whose surviving weights are the centroids of k-means, 2 ** bits of them in each layer.
 
     Zeros stay zeros: they take no part in the clustering. A layer of no more different values stays as it is.
 
@@ -117,22 +112,21 @@ def quantize(model: nn.Module, *, bits: Bits, method: str = "linear", seed: int 
         seed: of the start.
 
     Raises:
-        ValueError: bits out of range, or for a name that the model has not.
+        ValueError: bits out of range, or for a name that the model does not have.
     """
     widths = _bits_by_parameter(model, bits)
     model = copy.deepcopy(model)
     for name, width in widths.items():
-        parameter = model.get_parameter(name)
-        survivors = parameter.detach()[parameter.detach() != 0]
+        weight = model.get_parameter(name).detach()
+        survivors = weight[weight != 0]
         if len(survivors.unique()) > 2**width:
-            start = initial_centroids(survivors, 2**width, method, seed)
-            centroids, codes = kmeans.kmeans_1d(survivors, 2**width, start)
-            parameter.data[parameter.detach() != 0] = centroids[codes.long()].to(parameter.dtype)
+            centroids, codes = kmeans_1d(survivors, 2**width, initial_centroids(survivors, 2**width, method, seed))
+            weight[weight != 0] = centroids[codes.long()].to(weight.dtype)
     return model
 
 
 class SharedWeights(nn.Module):
-    """A parametrisation: the weight is looked up in its centroids. Autograd then gives a centroid the sum of its members'
+    """A parametrization: the weight is looked up in its centroids. Autograd then gives each centroid the sum of its members'
     gradients (section 3.3), and codes and zeros stay what they are."""
 
     def __init__(self, weight: Tensor):
@@ -144,49 +138,47 @@ class SharedWeights(nn.Module):
         self.register_buffer("codes", codes)
 
     def forward(self, centroids: Tensor) -> Tensor:
-        """Centroids (k,) -> the weight."""
+        """Return the weight of centroids (k,)."""
         zeros = centroids.new_zeros(self.shape.numel())
         return zeros.index_put((self.places,), centroids.index_select(0, self.codes)).view(self.shape)
 
     def right_inverse(self, _weight: Tensor) -> Tensor:
-        """The weight -> its centroids (k,)."""
+        """Return its centroids (k,)."""
         return self.centroids
 
 
-def finetune_centroids(model: nn.Module, splits: Splits, *, bits: Bits = 8, **training) -> tuple[nn.Module, History]:
-    """A copy whose centroids have been trained, which member has which centroid staying fixed (section 3.3).
-
-    Everything that is not shared, such as biases, is trained with them.
+def finetune_centroids(model: nn.Module, retrain: Retrain, *, bits: Bits) -> nn.Module:
+    """Return a copy whose centroids have been trained; every weight keeps its centroid, and zeros stay zero (section 3.3).
 
     Args:
-        model: a quantized network.
-        splits: `splits.train` is trained on.
+        model: a quantized network; what is not shared, such as biases, is trained with the centroids.
+        retrain: trains the network that it is given, in place, by any optimizer: among its parameters are the centroids. Since a
+            centroid's gradient is a sum over all its members, a recipe of ours has a small rate and no weight decay:
+            `training.recipe(splits, epochs=2, lr=1e-3, weight_decay=0.0)`.
         bits: as given to `quantize`; says which parameters are shared.
-        training: arguments of `course_lib.training.fit`. A centroid's gradient is a sum over hundreds of weights, so `lr` is
-            small, and `weight_decay` should be 0.
 
     Raises:
-        ValueError: a layer with more different values than its bits allow, or what `fit` refuses.
+        ValueError: a layer with more different values than its bits allow.
     """
     tuned, shared = copy.deepcopy(model), []
     for name, width in _bits_by_parameter(model, bits).items():
         owner, _, field = name.rpartition(".")
-        parameter, module = tuned.get_parameter(name), tuned.get_submodule(owner)
-        found = len(parameter.detach()[parameter.detach() != 0].unique())
-        if found > 2**width:
-            raise ValueError(f"{name} has {found} different values; {width} bits allow {2**width}: quantize the network first")
-        parametrize.register_parametrization(module, field, SharedWeights(parameter.detach()))
+        module, sharing = tuned.get_submodule(owner), SharedWeights(tuned.get_parameter(name))
+        if len(sharing.centroids) > 2**width:
+            found = f"{name} has {len(sharing.centroids)} different values; {width} bits allow {2**width}"
+            raise ValueError(f"{found}: quantize the network first")
+        parametrize.register_parametrization(module, field, sharing)
         shared.append((module, field))
-    history = fit(tuned, splits, **training)
+    training.call(retrain, tuned)
     for module, field in shared:
         parametrize.remove_parametrizations(module, field)
     result = copy.deepcopy(model)  # with the parameters in their old order
     result.load_state_dict(tuned.state_dict())
-    return result, history
+    return result.eval()
 
 
 def compress(model: nn.Module, *, bits: Bits, index_bits: Bits, coder: str = "huffman", name: str = "") -> CompressedNetwork:
-    """The network as `course_lib.storage.save` writes it; a network that is not quantized yet is (from a linear start).
+    """Return the network as `course_lib.storage.save` writes it; one that is not quantized yet is, from a linear start.
 
     Args:
         model: a pruned network: its zero weights are the pruned ones.
@@ -196,55 +188,67 @@ def compress(model: nn.Module, *, bits: Bits, index_bits: Bits, coder: str = "hu
         name: of the network, for the file's header.
 
     Raises:
-        ValueError: bits out of range, or for a name that the model has not; an unknown coder.
+        ValueError: as `quantize`; an unknown coder.
     """
-    model = quantize(model, bits=bits)
-    widths, gap_widths = _bits_by_parameter(model, bits), _bits_by_parameter(model, index_bits, least=0)
-    tensors = {
-        key: _coded(tensor.detach(), gap_widths.get(key, 0)) if key in widths else tensor.detach().cpu()
-        for key, tensor in model.state_dict().items()
-    }
+    coded = _coded_parameters(quantize(model, bits=bits), bits, index_bits)
+    tensors = {key: coded.get(key, tensor.detach().cpu()) for key, tensor in model.state_dict().items()}
     return CompressedNetwork(name, tensors, coder)
 
 
-def only_pruned(model: nn.Module, *, index_bits: int, coder: str = "fixed", name: str = "") -> CompressedNetwork:
-    """The first stage alone, as a file: of each layer's weight the survivors at 32 bits, and their gaps; exact.
-
-    A weight `fc1.weight` becomes two tensors: `fc1.weight.values`, and `fc1.weight.places` with ones for survivors.
+def compress_network(
+    model: nn.Module,
+    batches: Batches | None,
+    *,
+    sparsity: float | Mapping[str, float],
+    bits: Bits = BITS,
+    index_bits: Bits = 5,
+    coder: str = "huffman",
+    rounds: int = 1,
+    retrain: Retrain | None = None,
+    finetune: Retrain | None = None,
+    measure: Callable[[nn.Module], float] | None = None,
+) -> Result:
+    """Compress a network by all three stages: prune it, share and train its weights, code them.
 
     Args:
-        model: a pruned network.
-        index_bits: of a gap, 1 to 16.
-        coder: of the gaps.
-        name: of the network, for the file's header.
-    """
-    tensors = {}
-    weights = _bits_by_parameter(model, 16)
-    for key, tensor in model.state_dict().items():
-        if key in weights:
-            flat = tensor.detach().float().cpu()
-            tensors[f"{key}.values"] = flat[flat != 0]
-            tensors[f"{key}.places"] = _coded((flat != 0).float(), index_bits)
-        else:
-            tensors[key] = tensor.detach().cpu()
-    return CompressedNetwork(name, tensors, coder)
+        model: a trained network; it is left as it was.
+        batches: not read, as in `weight_pruning.prune`; it has the place that it has in every paper's loop.
+        sparsity: the share of weights to prune, one for all layers or by layer name; the paper prunes 89 to 92 %.
+        bits: of a code, as for `quantize`; the default is the paper's for AlexNet and VGG-16.
+        index_bits: of a gap, as for `compress`; the paper takes 5 for the LeNets and VGG-16.
+        coder: as for `compress`.
+        rounds: of pruning.
+        retrain: trains the network that it is given, in place, after each round.
+        finetune: the same, once, for the centroids: see `finetune_centroids`.
+        measure: gives a figure of the network for the record, such as its accuracy.
 
-
-def state_dict(pruned: CompressedNetwork) -> dict[str, Tensor]:
-    """The network's tensors from what `only_pruned` made of them.
+    Returns:
+        The network with shared weights, its codes, which `Result.save` writes, and the record: the rows of pruning, each with
+        stage 'prune', then one of stage 'quantize' with the bytes of the coded parameters and, with `measure`, the figures
+        'quantized' and 'retrained'.
 
     Raises:
-        ValueError: values and places that do not belong together.
+        ValueError: what `weight_pruning.prune` or `compress` refuses.
     """
-    tensors = pruned.state_dict()
-    for places in [key for key in tensors if key.endswith(".places")]:
-        key = places.removesuffix(".places")
-        weight, values = tensors.pop(places), tensors.pop(f"{key}.values", torch.empty(0))
-        if int(weight.count_nonzero()) != len(values):
-            raise ValueError(f"{key} has {len(values)} values for {int(weight.count_nonzero())} places")
-        weight[weight != 0] = values
-        tensors[key] = weight
-    return tensors
+    _bits_by_parameter(model, bits), _bits_by_parameter(model, index_bits, least=0)  # before any training
+    pruned = weight_pruning.prune(model, batches, sparsity, rounds=rounds, retrain=retrain, measure=measure)
+    network = quantize(pruned.model, bits=bits)
+    figures = {} if measure is None else {"quantized": measure(network)}
+    if finetune is not None:
+        network = finetune_centroids(network, partial(training.call, finetune, number=rounds + 1), bits=bits)
+    codes = CompressedNetwork("", _coded_parameters(network, bits, index_bits), coder)
+    network.load_state_dict(codes.state_dict(), strict=False)  # where weights have more digits than the file
+    if measure is not None:
+        figures["retrained"] = measure(network)
+    record = [dict(stage="prune") | row for row in pruned.record]
+    record.append(dict(stage="quantize", bytes=len(storage.encode(codes))) | figures)
+    return Result(network.eval(), record, codes)
+
+
+def _coded_parameters(model: nn.Module, bits: Bits, index_bits: Bits) -> dict[str, CodedTensor]:
+    """The quantized parameters that `bits` names, as codes."""
+    widths = _bits_by_parameter(model, index_bits, least=0)  # of the gaps
+    return {name: _coded(model.get_parameter(name).detach(), widths.get(name, 0)) for name in _bits_by_parameter(model, bits)}
 
 
 def _coded(weight: Tensor, index_bits: int) -> CodedTensor:
@@ -262,8 +266,7 @@ def _coded(weight: Tensor, index_bits: int) -> CodedTensor:
 
 def _bits_by_parameter(model: nn.Module, bits: Bits, least: int = 1) -> dict[str, int]:
     """Parameter name -> bits, for the parameters that `bits` gives some."""
-    chosen = {}
-    layers = prunable_layers(model)
+    chosen, layers = {}, weight_layers(model)
     by_name = dict(bits) if isinstance(bits, Mapping) else dict.fromkeys(KINDS, bits)
     for key, width in by_name.items():
         if key not in (*layers, *KINDS, "bias"):
@@ -274,9 +277,24 @@ def _bits_by_parameter(model: nn.Module, bits: Bits, least: int = 1) -> dict[str
         if "weight" not in layer._parameters:
             raise ValueError(f"layer {name!r} computes its weight; torch.nn.utils.prune.remove(layer, 'weight') makes it final")
         kind = next(kind for kind, types in KINDS.items() if isinstance(layer, types))
-        width = by_name.get(name, by_name.get(kind))
-        if width is not None:
+        if (width := by_name.get(name, by_name.get(kind))) is not None:
             chosen[f"{name}.weight"] = width
         if "bias" in by_name and layer.bias is not None:
             chosen[f"{name}.bias"] = by_name["bias"]
     return chosen
+
+
+def _check_mask(mask: Tensor, bits: int) -> None:
+    if not 1 <= bits <= 16:
+        raise ValueError(f"bits is {bits}; allowed are 1 to 16")
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask is {mask.dtype}; expected torch.bool, True where a weight survives")
+
+
+def _check_start(values: Tensor, k: int, method: str) -> Tensor:
+    values = values.detach().float().flatten()
+    if not 2 <= k <= len(values):
+        raise ValueError(f"k is {k}; with {len(values)} values it can be 2 to {len(values)}")
+    if method not in STARTS:
+        raise ValueError(f"method is {method!r}; allowed are {', '.join(STARTS)}")
+    return values

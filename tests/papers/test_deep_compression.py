@@ -11,14 +11,16 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 from torch.nn.utils import prune
 
-from course_lib import data, models, storage
+from course_lib import data, masks, models, plans, storage, surgery
 from course_lib.experiments import deep_compression as runs
 from course_lib.papers import deep_compression as paper
 from course_lib.papers import weight_pruning
+from course_lib.storage import networks
+from course_lib.training import evaluate, fit, recipe
 
 pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
 
-masks = arrays(bool, st.tuples(st.integers(0, 6), st.integers(1, 60)), elements=st.sampled_from([True] + 9 * [False]))
+random_masks = arrays(bool, st.tuples(st.integers(0, 6), st.integers(1, 60)), elements=st.sampled_from([True] + 9 * [False]))
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +32,12 @@ def splits() -> data.Splits:
 @pytest.fixture
 def pruned() -> nn.Module:
     model = models.pretrained("lenet-300-100", "mnist-5k")
-    weight_pruning.apply_masks(model, weight_pruning.magnitude_masks(model, 0.8))
+    masks.apply(model, weight_pruning.magnitude_masks(model, 0.8))
     return model
 
 
 def weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: layer.weight.detach() for name, layer in weight_pruning.prunable_layers(model).items()}
+    return {name: layer.weight.detach() for name, layer in masks.weight_layers(model).items()}
 
 
 def test_the_papers_figure_2_by_hand():
@@ -46,7 +48,7 @@ def test_the_papers_figure_2_by_hand():
     assert filler.tolist() == [False, False, True, False]
 
 
-@given(masks, st.integers(1, 8))
+@given(random_masks, st.integers(1, 8))
 def test_places_come_back_from_gaps_with_as_few_fillers_as_can_be(values, bits):
     mask = torch.from_numpy(values)
     gaps, filler = paper.relative_index(mask, bits)
@@ -125,20 +127,108 @@ def test_the_gradient_of_a_centroid_is_the_sum_of_its_members(pruned, splits):
     assert torch.allclose(gradient, by_hand, rtol=1e-4, atol=1e-6)
 
 
-def test_training_moves_centroids_and_keeps_codes_and_zeros(pruned, splits):
+def adam(splits: data.Splits, steps: int = 5, **settings):
+    """A loop of a user's own: an optimizer with momentum, weight decay, and all parameters of the model."""
+
+    def train(model: nn.Module) -> None:
+        optimizer = torch.optim.AdamW(model.train().parameters(), **dict(lr=1e-3, weight_decay=0.1) | settings)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(splits.train.images), splits.train.labels).backward()
+            optimizer.step()
+
+    return train
+
+
+def test_training_moves_centroids_and_keeps_codes_and_zeros_whatever_trains(pruned, splits):
     quantized = paper.quantize(pruned, bits=3)
     before = copy.deepcopy(quantized.state_dict())
-    tuned, history = paper.finetune_centroids(quantized, splits, bits=3, epochs=2, lr=1e-3, weight_decay=0.0, progress=False)
-    assert history.epochs[-1]["loss"] < history.epochs[0]["loss"]
-    assert all(torch.equal(before[name], value) for name, value in quantized.state_dict().items())
-    assert list(tuned.state_dict()) == list(before)  # no trace of the parametrisation
-    for name, weight in weights(tuned).items():
-        old = weights(quantized)[name]
-        assert torch.equal(weight == 0, old == 0) and not torch.equal(weight, old)
-        for value in old.unique():
-            assert len(weight[old == value].unique()) == 1
+    for retrain in (recipe(splits, epochs=2, lr=1e-3, weight_decay=0.0, progress=False), adam(splits)):
+        with torch.no_grad():
+            tuned = paper.finetune_centroids(quantized, retrain, bits=3)
+        assert evaluate(tuned, splits.train) > evaluate(quantized, splits.train)
+        assert all(torch.equal(before[name], value) for name, value in quantized.state_dict().items())
+        assert list(tuned.state_dict()) == list(before)  # no trace of the parametrization
+        assert not any(hasattr(module, "parametrizations") or module.training for module in tuned.modules())
+        assert all(parameter.requires_grad for parameter in tuned.parameters())
+        for name, weight in weights(tuned).items():
+            old = weights(quantized)[name]
+            assert torch.equal(weight == 0, old == 0) and not torch.equal(weight, old)
+            for value in old.unique():
+                assert len(weight[old == value].unique()) == 1
     with pytest.raises(ValueError, match=r"fc1.weight has \d+ different values; 3 bits allow 8: quantize the network first"):
-        paper.finetune_centroids(pruned, splits, bits=3, epochs=1)
+        paper.finetune_centroids(pruned, adam(splits), bits=3)
+
+
+def test_an_interrupt_in_training_reaches_the_caller(pruned, splits):
+    def interrupted(_model):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        paper.finetune_centroids(paper.quantize(pruned, bits=3), interrupted, bits=3)
+    with pytest.raises(KeyboardInterrupt):
+        paper.compress_network(pruned, None, sparsity=0.8, finetune=interrupted)
+
+
+def narrowed() -> nn.Module:
+    model = models.pretrained("vgg-small", "mnist-m")
+    return surgery.narrow(model, dict(conv1=range(20), conv3=range(10, 50)), models.example_input("vgg-small"))
+
+
+@pytest.mark.parametrize("name", ["lenet-5", "resnet-20", "vgg-small, narrowed"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_all_three_stages_and_the_file_comes_back(name, dtype, tmp_path):
+    """Training is a stand-in here: every parameter is moved a little, by its own amount."""
+    fresh = name.partition(",")[0]
+    model = narrowed() if "narrowed" in name else models.pretrained(name, "mnist-5k" if name == "lenet-5" else "mnist-m")
+    model = model.to(dtype).train()
+    before, numbers = copy.deepcopy(model.state_dict()), []
+
+    def moved(network: nn.Module) -> None:
+        numbers.append(len(numbers))
+        random = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter += 1e-3 * torch.randn(parameter.shape, generator=random, dtype=torch.float64).to(dtype)
+
+    how = dict(sparsity=0.8, rounds=2, bits=dict(conv=6, dense=4), retrain=moved, finetune=moved, measure=lambda _: len(numbers))
+    result = paper.compress_network(model, None, **how)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items()) and model.training
+    assert not any(module.training for module in result.model.modules()) and len(numbers) == 3
+    assert [row["stage"] for row in result.record] == ["prune", "prune", "quantize"]
+    assert result.record[-1]["quantized"] == 2 and result.record[-1]["retrained"] == 3
+    assert result.record[-1]["bytes"] == runs.file_size(result.codes)
+    for layer_name, layer in masks.weight_layers(result.model).items():
+        weight = layer.weight.detach()
+        assert len(weight[weight != 0].unique()) <= (16 if isinstance(layer, nn.Linear) else 64)
+        assert (weight == 0).double().mean() == pytest.approx(0.8, abs=0.01), layer_name
+    result.save(tmp_path / "network")
+    read = networks.load(tmp_path / "network", models.build(fresh).to(dtype))
+    assert all(torch.equal(value, read.state_dict()[key]) for key, value in result.model.state_dict().items())
+    images = models.example_input(fresh, 4).to(dtype)
+    with torch.no_grad():
+        assert torch.equal(read(images), result.model(images))
+    assert (tmp_path / "network").stat().st_size < 0.6 * 4 * sum(p.numel() for p in model.parameters())
+
+
+def test_without_training_it_is_pruning_quantizing_and_coding(pruned):
+    dense = models.pretrained("lenet-300-100", "mnist-5k")
+    result = paper.compress_network(dense, None, sparsity=0.8, bits=4, index_bits=4, coder="ans")
+    expected = paper.quantize(pruned, bits=4)
+    assert all(torch.equal(a, b) for a, b in zip(weights(result.model).values(), weights(expected).values(), strict=True))
+    coded = paper.compress(pruned, bits=4, index_bits=4, coder="ans").tensors
+    for name, tensor in result.codes.tensors.items():
+        assert all(torch.equal(getattr(tensor, f), getattr(coded[name], f)) for f in ("codebook", "codes", "gaps"))
+    assert set(result.codes.tensors) == {"fc1.weight", "fc2.weight", "fc3.weight"} and result.codes.coder == "ans"
+
+
+def test_bad_bits_are_refused_before_any_training(pruned):
+    def never(_model):
+        raise AssertionError("trained")
+
+    for how in (dict(bits=0), dict(index_bits=17), dict(bits=dict(fc9=4))):
+        with pytest.raises(ValueError, match="bits are"):
+            paper.compress_network(pruned, None, sparsity=0.5, retrain=never, **how)
 
 
 @pytest.mark.parametrize("coder", storage.CODERS)
@@ -156,7 +246,7 @@ def test_a_network_survives_its_file(pruned, splits, coder, bits, tmp_path):
 @pytest.mark.parametrize("name", ["vgg-small", "resnet-20"])
 def test_convolutions_and_batch_norms_survive_too(name, tmp_path):
     model = models.pretrained(name, "mnist-m")
-    weight_pruning.apply_masks(model, weight_pruning.magnitude_masks(model, 0.7))
+    masks.apply(model, weight_pruning.magnitude_masks(model, 0.7))
     storage.save(paper.compress(model, bits=dict(conv=5, dense=4), index_bits=4), tmp_path / "file")
     fresh = models.build(name)
     fresh.load_state_dict(storage.load(tmp_path / "file").state_dict())
@@ -184,8 +274,8 @@ def test_a_layer_without_survivors_and_one_without_zeros(tmp_path):
 
 
 def test_pruned_alone_is_exact(pruned, tmp_path):
-    storage.save(paper.only_pruned(pruned, index_bits=5), tmp_path / "file")
-    state = paper.state_dict(storage.load(tmp_path / "file"))
+    storage.save(runs.only_pruned(pruned, index_bits=5), tmp_path / "file")
+    state = runs.restored(storage.load(tmp_path / "file"))
     assert all(torch.equal(state[name], value) for name, value in pruned.state_dict().items())
     survivors = sum(int(weight.count_nonzero()) for weight in weights(pruned).values())
     biases = 4 * 410
@@ -222,7 +312,7 @@ def test_lamp_is_its_definition_and_keeps_that_many():
         flat = weight.double().flatten().tolist()
         scores[name] = [w * w / sum(v * v for v in flat if abs(v) >= abs(w)) for w in flat]
     for rate in (1.5, 2, 5):
-        plan = runs.lamp(model, rate)
+        plan = plans.lamp(model, rate)
         kept = sorted((score for every in scores.values() for score in every), reverse=True)[: round(55 / rate)]
         for name, every in scores.items():
             share = sum(score >= kept[-1] for score in every) / len(every)
@@ -262,9 +352,9 @@ def test_cuda_quantizes_and_trains_the_centroids_alike(pruned, splits, tmp_path)
     for name, weight in weights(quantized).items():
         assert weight.is_cuda
         torch.testing.assert_close(weight.cpu(), weights(expected)[name], atol=1e-5, rtol=1e-5)
-    how = dict(bits=4, epochs=1, lr=1e-4, weight_decay=0.0, progress=False)
-    tuned, _ = paper.finetune_centroids(quantized, there, **how)
-    on_cpu, _ = paper.finetune_centroids(expected, splits, **how)
+    how = dict(epochs=1, lr=1e-4, weight_decay=0.0, progress=False)
+    tuned = paper.finetune_centroids(quantized, lambda network: fit(network, there, **how), bits=4)
+    on_cpu = paper.finetune_centroids(expected, lambda network: fit(network, splits, **how), bits=4)
     for name, weight in weights(tuned).items():
         assert weight.is_cuda and len(weight[weight != 0].unique()) <= 16
         assert torch.equal(weight.cpu() == 0, weights(expected)[name] == 0)
@@ -272,3 +362,8 @@ def test_cuda_quantizes_and_trains_the_centroids_alike(pruned, splits, tmp_path)
     storage.save(paper.compress(tuned, bits=4, index_bits=5), tmp_path / "network")
     stored = storage.load(tmp_path / "network").state_dict()
     assert all(torch.equal(stored[name], value.cpu()) for name, value in tuned.state_dict().items())
+    result = paper.compress_network(copy.deepcopy(pruned).cuda(), None, sparsity=0.8, bits=4)
+    assert all(value.is_cuda for value in result.model.state_dict().values())
+    result.save(tmp_path / "result")
+    read = networks.load(tmp_path / "result", models.build("lenet-300-100")).state_dict()
+    assert all(torch.equal(read[name], value.cpu()) for name, value in result.model.state_dict().items())
