@@ -151,8 +151,9 @@ def channels_to_keep(contributions: Tensor, keep: int) -> Tensor:
 
 
 def matching_pursuit(contributions: Tensor, keep: int) -> Tensor:
-    """Return the channels to keep, each time the one that, times its own best factor, explains most of what is left of the
-    output; after each choice all kept channels are refitted by least squares (the choice of the journal version).
+    """Return the channels to keep, each time the one that explains most of what is left of the output (journal version).
+
+    Each has its own best factor then, and after each choice all kept channels are refitted together by least squares.
 
     Args:
         contributions: (m, C), floating point; the output to explain is the sum of each row.
@@ -165,11 +166,10 @@ def matching_pursuit(contributions: Tensor, keep: int) -> Tensor:
 
     _check_number("keep", keep, 1, contributions.shape[-1])
     gram = _gram(contributions).cpu().numpy()
-    norms, output_norm = np.sqrt(gram.diagonal()), max(np.sqrt(max(gram.sum(), 0)), 1e-300)
-    norms = np.where(norms > 0, norms, 1)
+    norms, output_norm = (np.sqrt(squares.clip(1e-300)) for squares in (gram.diagonal(), gram.sum()))
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # it stops early where nothing is left to explain
         factors = orthogonal_mp_gram(gram / np.outer(norms, norms), gram.sum(1) / norms / output_norm, n_nonzero_coefs=keep)
-    kept = np.argsort(factors == 0, kind="stable")[:keep]  # then the first of the others follow
+    kept = np.argsort(factors == 0, kind="stable")[:keep]  # then the first of the others are kept, too
     return torch.from_numpy(np.sort(kept)).to(contributions.device)
 
 
