@@ -4,9 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from course_lib import masks, models
+from course_lib import masks, models, surgery
 from course_lib.__main__ import main
 from course_lib.papers import deep_compression, weight_pruning
+from course_lib.storage import networks
 
 
 @pytest.fixture
@@ -42,6 +43,18 @@ def test_any_network_will_do(tmp_path):
     assert main(["decompress", str(tmp_path / "b"), "--out", str(tmp_path / "c")]) == 0
     read = load_file(tmp_path / "c")
     assert all(torch.equal(read[name], value) for name, value in tensors.items())
+
+
+def test_what_a_method_saved_can_be_compressed_too(tmp_path, capsys):
+    """Its weights may be coded, and channels removed, which is said."""
+    model = surgery.narrow(models.pretrained("lenet-5", "mnist-5k"), dict(conv1=range(15)), models.example_input("lenet-5"))
+    masks.apply(model, weight_pruning.magnitude_masks(model, 0.9))
+    networks.save(model, tmp_path / "a.safetensors")
+    assert main(["compress", str(tmp_path / "a.safetensors"), "--out", str(tmp_path / "b"), "--bits", "16"]) == 0
+    assert "a.safetensors was narrowed" in capsys.readouterr().out
+    assert main(["decompress", str(tmp_path / "b"), "--out", str(tmp_path / "c")]) == 0
+    read, expected = load_file(tmp_path / "c"), deep_compression.quantize(model, bits=16).state_dict()
+    assert set(read) == set(expected) and all(torch.equal(read[name], value) for name, value in expected.items())
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from course_lib import storage
 from course_lib.files import replacing
 from course_lib.papers import deep_compression
+from course_lib.storage import networks
 
 LAYERS = {2: nn.Linear, 3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}  # by dimensions of the weight
 
 
 def compress(checkpoint: Path, out: Path, bits: str, index_bits: str, coder: str) -> None:
-    """Compresses a checkpoint whose zeros are its pruned weights; prints what became of its bytes.
+    """Compress a checkpoint whose zeros are its pruned weights; print what became of its bytes.
 
     Args:
         checkpoint: a safetensors file.
@@ -40,7 +41,7 @@ def compress(checkpoint: Path, out: Path, bits: str, index_bits: str, coder: str
 
 
 def decompress(file: Path, out: Path) -> None:
-    """Writes what a compressed file holds as a safetensors checkpoint.
+    """Write what a compressed file holds as a safetensors checkpoint.
 
     Raises:
         course_lib.storage.CorruptFileError: the file is damaged.
@@ -57,14 +58,14 @@ def decompress(file: Path, out: Path) -> None:
 
 
 def inspect(file: Path) -> None:
-    """Prints a line a tensor: what it takes in the file, in bits, and the entropy that bounds it."""
+    """Print a line per tensor: what it takes in the file, in bits, and the entropy that bounds it."""
     table = storage.inspect(file)
     print(f"{file.name}: {file.stat().st_size:,} bytes, of them header {table.attrs['header bytes']:,}")
     print(table.to_string(float_format="{:.2f}".format))
 
 
 def skeleton(tensors: dict[str, Tensor]) -> nn.Module:
-    """A module that cannot compute, but has these tensors under these names, and layers where weights have their shape."""
+    """Return a module that cannot compute, but has these tensors under these names, and layers where weights have their shape."""
     root = nn.Module()
     for name, tensor in tensors.items():
         owner, _, field = name.rpartition(".")
@@ -86,7 +87,7 @@ def skeleton(tensors: dict[str, Tensor]) -> nn.Module:
 
 
 def parsed(text: str) -> deep_compression.Bits:
-    """'5' as 5, 'conv=8,dense=5' as a dict. Raises ValueError for anything else."""
+    """Return '5' as 5, 'conv=8,dense=5' as a dict. Raises ValueError for anything else."""
     try:
         if "=" not in text:
             return int(text)
@@ -96,13 +97,21 @@ def parsed(text: str) -> deep_compression.Bits:
 
 
 def _tensors(checkpoint: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
+    """The state dict in a safetensors file; in one of `storage.networks` too, whose weights may be coded."""
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     if not checkpoint.is_file():
         raise FileNotFoundError(f"no checkpoint {checkpoint}")
     try:
-        return load_file(checkpoint)
+        with safe_open(checkpoint, framework="pt") as file:
+            saved_by_the_course = networks.PLAN in (file.metadata() or {})
+        if not saved_by_the_course:
+            return load_file(checkpoint)
+        steps, tensors = networks.read(checkpoint)
+        if steps:
+            print(f"{checkpoint.name} was narrowed; the compressed file holds its weights, but not which channels were kept")
+        return tensors
     except SafetensorError as reason:
         raise ValueError(f"checkpoint {checkpoint} is no safetensors file ({reason})") from reason
 

@@ -78,7 +78,7 @@ def load(path: str | Path, fresh_model: nn.Module) -> nn.Module:
         FileNotFoundError: no such file.
         ValueError: it is no file of `save`, or of another network; the message names what differs.
     """
-    taken, tensors = _read(Path(path))
+    taken, tensors = read(path)
     try:
         model = steps.replay(fresh_model, taken) if taken else copy.deepcopy(fresh_model)
         model.load_state_dict(tensors)
@@ -87,10 +87,11 @@ def load(path: str | Path, fresh_model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def _read(path: Path) -> tuple[list[dict], dict[str, Tensor]]:
-    """Steps of surgery, and the tensors, decoded."""
+def read(path: str | Path) -> tuple[list[dict], dict[str, Tensor]]:
+    """Return the steps of surgery of a file of `save`, and its tensors, decoded. Raises as `load`."""
     from safetensors import SafetensorError, safe_open
 
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"path is {str(path)!r}; there is no such file")
     try:
