@@ -35,6 +35,21 @@ def scan(
     }
 
 
+def lamp(model: nn.Module, rate: float) -> dict[str, float]:
+    """Return the sparsity of each layer when 1 / `rate` of all weights stay, by layer-adaptive magnitude (Lee et al. 2021).
+
+    A weight's score is its square over the sum of the squares in its layer that are not smaller. One threshold on the scores
+    then weighs layers against each other: it removes what changes a layer's output least in proportion.
+    """
+    scores = {}
+    for name, layer in masks.weight_layers(model).items():
+        squares = layer.weight.detach().double().square().flatten().sort().values
+        scores[name] = squares / squares.flip(0).cumsum(0).flip(0)
+    everything = torch.cat(list(scores.values())).sort(descending=True).values
+    threshold = everything[min(len(everything) - 1, round(len(everything) / rate))]
+    return {name: (score <= threshold).double().mean().item() for name, score in scores.items()}
+
+
 def sparsities_within(curves: Mapping[str, Tensor], sparsities: Sequence[float], loss: float) -> dict[str, float]:
     """Return for each layer the sparsity at which its curve has lost `loss` of accuracy, interpolated between the scanned ones.
 
@@ -166,18 +181,3 @@ def _outputs_of(model: nn.Module, layer: str, tied: surgery.Coupling) -> tuple[i
 def _inputs_of(model: nn.Module, layer: str) -> tuple[int, list[tuple[str, float]]]:
     """How many channels a layer reads, and that all of its MACs read them."""
     return model.get_submodule(layer).weight.shape[1], [(layer, 1.0)]
-
-
-def lamp(model: nn.Module, rate: float) -> dict[str, float]:
-    """Return the sparsity of each layer when 1 / `rate` of all weights stay, by layer-adaptive magnitude (Lee et al. 2021).
-
-    A weight's score is its square over the sum of the squares in its layer that are not smaller. One threshold on the scores
-    then weighs layers against each other: it removes what changes a layer's output least in proportion.
-    """
-    scores = {}
-    for name, layer in masks.weight_layers(model).items():
-        squares = layer.weight.detach().double().square().flatten().sort().values
-        scores[name] = squares / squares.flip(0).cumsum(0).flip(0)
-    everything = torch.cat(list(scores.values())).sort(descending=True).values
-    threshold = everything[min(len(everything) - 1, round(len(everything) / rate))]
-    return {name: (score <= threshold).double().mean().item() for name, score in scores.items()}
