@@ -1,12 +1,24 @@
-"""An input for a network of which nothing is known but its layers."""
+"""An input to trace a network with: the first image of the batches, or, without any, an image that its layers accept."""
 
 import torch
 from torch import Tensor, nn
 
+from course_lib.data import Batches, example
 from course_lib.modes import evaluating
 from course_lib.surgery.wiring import CUTTABLE
 
 SIDES = (28, 32, 64, 224, 299)  # of images that are tried, in pixels
+
+
+def first_image(model: nn.Module, batches: Batches | None) -> Tensor:
+    """Return the first image of `batches` as a batch (1, ...) on the model's device; without batches, `example_input(model)`.
+
+    Raises:
+        ValueError: batches without images; or there are none, and the model accepts no image of `SIDES`.
+    """
+    if batches is None:
+        return example_input(model)
+    return example(batches).to(next(model.parameters()).device)
 
 
 @torch.no_grad()

@@ -45,6 +45,31 @@ def count(keep: int | float, channels: int, layer: str) -> int:
     raise ValueError(f"keep is {keep!r} for layer {layer!r}; allowed are 1 to {channels} channels, a share in (0, 1], or indices")
 
 
+def after_round(keep: Keep, channels: int, number: int, rounds: int, layer: str) -> Keep:
+    """Return what stays of a layer after round `number` of `rounds`: of all it is to lose it has lost number / rounds by then.
+
+    Args:
+        keep: what stays in the end: how many, a share, or, where there is one round only, indices.
+        channels: of the layer before the first round.
+        number: of the round, from 1 on.
+        rounds: how many there are.
+        layer: a name for the message.
+
+    Raises:
+        ValueError: as `count`; or indices and more than one round.
+
+    >>> [after_round(0.4, 10, number, 3, "conv1") for number in (1, 2, 3)]
+    [8, 6, 4]
+    """
+    if not is_number(keep):
+        if rounds > 1:
+            raise ValueError(f"keep is indices for layer {layer!r}, and rounds is {rounds}; allowed are numbers, or one round")
+        return keep
+    last = count(keep, channels, layer)
+    share = last / channels if isinstance(keep, Integral) else keep
+    return count(1 - (1 - share) * number / rounds, channels, layer)
+
+
 def indices(keep: Sequence[int] | Tensor, channels: int, layer: str) -> Tensor:
     """Return `keep` as ascending int64 indices on the CPU.
 
