@@ -14,6 +14,7 @@ from course_lib.data import Split
 from course_lib.papers import channel_pruning, filter_pruning, network_trimming, thinet
 from course_lib.surgery import dead_neurons, readers
 from course_lib.surgery.inputs import kept_inputs
+from course_lib.surgery.silent_neurons import remove_silent_neurons
 
 pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
 
@@ -444,7 +445,7 @@ def test_dead_neurons_go_without_a_trace_or_stay(case, paper):
     if paper == "weight pruning":
         smaller = dead_neurons.remove_dead_neurons(model, example)
     else:
-        smaller = network_trimming.remove_dead_neurons(model, images(example))
+        smaller = remove_silent_neurons(model, images(example))
     same(smaller, model, example)
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
     gone = {"channels last": "first", "tokens": "first", "option A": "block3.conv1"}
@@ -452,12 +453,12 @@ def test_dead_neurons_go_without_a_trace_or_stay(case, paper):
         assert len(smaller.get_submodule(gone[case]).weight) <= len(model.get_submodule(gone[case]).weight) - 2
 
 
-def test_network_trimming_refuses_by_name_what_cannot_be_removed():
+def test_silent_neurons_that_cannot_be_removed_are_refused_by_name():
     torch.manual_seed(0)
     for case, words in {"flip": "'first'.*flip", "layer norm": "'first'.*statistics"}.items():
         model = with_dead_channels(DEAD[case][0])
         with pytest.raises(ValueError, match=words):
-            network_trimming.remove_dead_neurons(model, images(IMAGES), layers=["first"])
+            remove_silent_neurons(model, images(IMAGES), layers=["first"])
 
 
 def test_channel_selection_reads_the_right_columns_after_a_channels_last_flatten():

@@ -1,4 +1,4 @@
-"""The runs behind notebook 03: Hu et al. 2016, on LeNet-5 with a ReLU behind every layer.
+"""The runs behind notebook 03: Hu et al. 2016, on LeNet-5 with a ReLU after every layer.
 
 A setting's 'kind' says which question it answers: 'iterative' the paper's table, and the same shape cut at once or trained from
 random weights; 'criterion' which neurons should go, at the paper's widths; 'width' how redundant a layer is by its width.
@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from course_lib import data, models, surgery
+from course_lib import data, models, surgery, training
+from course_lib.activations.relus import mean_after_relu
 from course_lib.data import Split, Splits
 from course_lib.papers import filter_pruning
 from course_lib.papers import network_trimming as paper
@@ -57,25 +58,34 @@ def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
 
 
 def iterative(_setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> dict:
-    """The paper's table, a round a row; then its last shape cut in one step, and from random weights, for as many epochs."""
+    """The paper's table, a row per round; then its last shape cut in one step, and from random weights, for as many epochs."""
     model, chosen_on = baseline(splits), splits.train.take(work["images"])
-    trimmed = paper.iterative_trim(
-        model, splits, layers=LAYERS, rounds=work["rounds"], epochs=work["again"], measured_on=chosen_on,
-        schedule="linear", seed=100 * seed, **RETRAINING,
-    )  # fmt: skip
-    widths, epochs = trimmed.rounds[-1]["widths"], work["rounds"] * work["again"]
+    retrain = training.recipe(splits, epochs=work["again"], schedule="linear", seed=seed, **RETRAINING)
+    trimmed = paper.prune(
+        model,
+        chosen_on,
+        layers=LAYERS,
+        rounds=work["rounds"],
+        retrain=retrain,
+        measure=lambda network: error(network, splits.test),
+    )
+    widths, epochs = trimmed.record[-1]["kept"], work["rounds"] * work["again"]
     at_once = cut(model, scores(model, chosen_on, "APoZ", seed), widths, splits)
     torch.manual_seed(seed + 1)
     redrawn = lenet(**widths).to(splits.test.images.device)
     return dict(
         baseline_error=error(model, splits.test),
         baseline_parameters=size(model),
-        rounds=[
-            row | dict(trimmed=percent_wrong(row["trimmed"]), retrained=percent_wrong(row["retrained"])) for row in trimmed.rounds
-        ],
+        rounds=[_recorded(row) for row in trimmed.record],
         at_once=[error(at_once, splits.test), *errors_by_epoch(at_once, splits, epochs, seed, RETRAINING)],
         from_scratch=[error(redrawn, splits.test), *errors_by_epoch(redrawn, splits, epochs, seed, TRAINING)],
     )
+
+
+def _recorded(row: Mapping) -> dict:
+    """A row of a result's record, under the names that it has in data/results."""
+    names = dict(kept="widths", pruned="trimmed")
+    return {names.get(name, name): value for name, value in row.items()}
 
 
 def criterion(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> dict:
@@ -93,7 +103,7 @@ def criterion(setting: dict, splits: Splits, work: Mapping[str, int], seed: int)
 
 
 def width(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> dict:
-    """A LeNet of other widths trained from `seed`: what APoZ says of its layers."""
+    """A LeNet of other widths trained from `seed`: the APoZ of its layers."""
     torch.manual_seed(seed)
     model = lenet(setting["conv2"], setting["fc1"]).to(splits.test.images.device)
     train = splits.train.take(work["train"])
@@ -106,12 +116,12 @@ def width(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> 
 
 
 def scores(model: nn.Module, split: Split, criterion: str, seed: int) -> dict[str, Tensor]:
-    """Layer -> (C,): how much a criterion wants each neuron kept. Raises ValueError for an unknown criterion."""
+    """Layer -> (C,): a criterion's score of each neuron; those with the highest stay. Raises ValueError for an unknown criterion."""
     if criterion in ("APoZ", "APoZ, wrong side"):
         sign = -1 if criterion == "APoZ" else 1
         return {layer: sign * shares for layer, shares in paper.apoz(model, split, LAYERS).items()}
     if criterion == "mean activation":
-        return paper.mean_behind_relu(model, split, LAYERS, lambda outputs: outputs)
+        return mean_after_relu(model, split, LAYERS, lambda outputs: outputs)
     weights = {layer: model.get_submodule(layer).weight for layer in LAYERS}
     if criterion == "L1 norm":
         return {layer: filter_pruning.filter_norms(weight) for layer, weight in weights.items()}
@@ -164,7 +174,7 @@ def size(model: nn.Module) -> int:
 
 
 def rounds_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of kind 'iterative', a line a round: seed, round, conv2, fc1, parameters, rate, errors trimmed and retrained."""
+    """The rows of kind 'iterative', a line per round: seed, round, conv2, fc1, parameters, rate, errors trimmed and retrained."""
     lines = []
     for row in rows[rows.kind == "iterative"].itertuples():
         for entry in row.rounds:
@@ -175,7 +185,7 @@ def rounds_of(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """'paper / here' for the paper's table of LeNet, a line a round; means over seeds, the spread after retraining."""
+    """'paper / here' for the paper's table of LeNet, a line per round; means over seeds, the spread after retraining."""
     whole = size(lenet(*PAPER[0]))
     table = []
     for number, group in rounds_of(rows).groupby("round"):

@@ -17,7 +17,7 @@ SIDES = ("silent ones go", "loud ones go")
 
 
 def trimming_view(model: nn.Module, split: Split, apoz: Mapping[str, Tensor], stds: Mapping[str, float], side: str) -> plt.Figure:
-    """APoZ of each layer, who goes at a threshold of `stds` deviations above the mean, and what is left of the network.
+    """Draw the APoZ of each layer, which neurons a threshold of `stds` deviations removes, and what is left of the network.
 
     Args:
         model: a trained network; it is left as it was.

@@ -96,6 +96,6 @@ def widest_fc1(conv2, rate):
     "3: random": (3, "def my_score(model, split):\n    return torch.rand(500, generator=torch.Generator().manual_seed(0))"),
     "3: mean activation": (
         3,
-        "def my_score(model, split):\n    return paper.mean_behind_relu(model, split, ['fc1'], lambda outputs: outputs)['fc1']",
+        "def my_score(model, split):\n    return relus.mean_after_relu(model, split, ['fc1'], lambda outputs: outputs)['fc1']",
     ),
 }

@@ -1,4 +1,4 @@
-"""Hu et al. 2016: zeros counted by hand and by NumPy, which neurons go, trimming, and the removal of dead ones."""
+"""Hu et al. 2016: zeros counted by hand and by NumPy, which neurons are removed, and trimming in rounds."""
 
 import copy
 import weakref
@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
-from course_lib import data, models, surgery
+from course_lib import data, models, surgery, training
+from course_lib.activations.relus import layers_with_relu, mean_after_relu
 from course_lib.data import Split
 from course_lib.experiments import network_trimming as runs
 from course_lib.papers import network_trimming as paper
+from course_lib.storage import networks
 from course_lib.training import evaluate
 from tests.resumption import resumed
 
@@ -91,7 +93,7 @@ def test_it_is_two_lines_of_numpy_on_stored_activations(name):
         model.get_submodule(relu).register_forward_hook(lambda m, i, out, relu=relu: stored.update({relu: out.numpy()}))
     with torch.no_grad():
         model(images)
-    assert set(paper.layers_with_relu(model, images)) == set(BEHIND[name])
+    assert set(layers_with_relu(model, images)) == set(BEHIND[name])
     found = paper.apoz(model, unlabelled(images), BEHIND[name])
     for layer, relu in BEHIND[name].items():
         outputs = stored[relu]
@@ -137,7 +139,7 @@ SPELLINGS = {
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_however_the_relu_is_written(spelling):
     model, images = Spelled(SPELLINGS[spelling]).double().train(), models.example_input("lenet-5", 9).double()
-    found = paper.apoz(model, unlabelled(images), paper.layers_with_relu(model, images), batch_size=4)
+    found = paper.apoz(model, unlabelled(images), layers_with_relu(model, images), batch_size=4)
     assert model.training
     with torch.no_grad():
         model.eval()
@@ -151,7 +153,7 @@ def test_however_the_relu_is_written(spelling):
 def test_a_network_of_torchvision_with_one_relu_for_three_places():
     torch.manual_seed(0)
     model, images = torchvision.models.resnet18().double().eval(), torch.randn(2, 3, 64, 64).double()
-    found = paper.apoz(model, unlabelled(images), paper.layers_with_relu(model, images))
+    found = paper.apoz(model, unlabelled(images), layers_with_relu(model, images))
     assert set(found) == {name for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     with torch.no_grad():
         x = model.maxpool(model.relu(model.bn1(model.conv1(images))))
@@ -178,7 +180,7 @@ def test_only_the_first_relu_counts():
             return self.out(F.relu(x + self.inner(F.relu(x))))
 
     model, images = Preactivated(), torch.randn(20, 4)
-    found = paper.apoz(model, unlabelled(images), paper.layers_with_relu(model, images))
+    found = paper.apoz(model, unlabelled(images), layers_with_relu(model, images))
     assert list(found) == ["first", "inner"]
     assert torch.equal(found["first"], (model.first(images) <= 0).double().mean(0))
 
@@ -189,7 +191,7 @@ def test_a_dense_layer_on_a_sequence_has_its_channels_last():
 
 
 def test_the_mean_activation_is_the_mean_of_the_activations(lenet, splits):
-    found = paper.mean_behind_relu(lenet, splits.test, ["conv2"], lambda outputs: outputs, batch_size=100)["conv2"]
+    found = mean_after_relu(lenet, splits.test, ["conv2"], lambda outputs: outputs, batch_size=100)["conv2"]
     with torch.no_grad():
         expected = lenet[:5](splits.test.images).double().mean((0, 2, 3))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
@@ -217,7 +219,7 @@ def test_the_network_is_left_as_it_was(lenet, splits):
     lenet.train()
     before = copy.deepcopy(lenet.state_dict())
     paper.apoz(lenet, splits.test)
-    paper.remove_dead_neurons(lenet, splits.test)
+    paper.prune(lenet, splits.test)
     with pytest.raises(RuntimeError, match="size|shape"):
         paper.apoz(lenet, unlabelled(torch.zeros(2, 1, 20, 20)), ["fc1"])
     assert all(module.training for module in lenet.modules())
@@ -227,15 +229,16 @@ def test_the_network_is_left_as_it_was(lenet, splits):
 
 @pytest.mark.parametrize("layers", [["conv9"], ["relu1"], ["conv1"], ["fc1", "fc2"], []])
 def test_a_layer_without_a_relu_lists_those_with_one(layers):
-    with pytest.raises(ValueError, match=r"layers is \[.*with a ReLU behind them are fc1$"):
+    with pytest.raises(ValueError, match=r"layers is \[.*with a ReLU after them are fc1$"):
         paper.apoz(models.build("lenet-5"), unlabelled(torch.zeros(2, 1, 28, 28)), layers)
 
 
 def test_nothing_to_measure_on_is_refused(lenet, splits):
-    for call in (paper.apoz, paper.remove_dead_neurons):
-        with pytest.raises(ValueError, match="split has (0|no) images"):
-            call(lenet, splits.test.take(0))
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    for call in (paper.apoz, paper.prune):
+        for empty in (splits.test.take(0), []):
+            with pytest.raises(ValueError, match="batches holds no images"):
+                call(lenet, empty)
+    with pytest.raises(ValueError, match="size is 0"):
         paper.apoz(lenet, splits.test, batch_size=0)
 
 
@@ -269,88 +272,116 @@ def test_what_is_no_apoz_is_refused(values):
 
 def test_each_round_measures_anew_and_trims_what_the_measure_says(lenet, splits):
     before = copy.deepcopy(lenet.state_dict())
-    measured_on = splits.train.take(200)
-    result = paper.iterative_trim(
-        lenet, splits, layers=["conv2", "fc1"], rounds=2, epochs=1, lr=0.0, measured_on=measured_on, progress=False
+    measured_on, layers = splits.train.take(200), ["conv2", "fc1"]
+    result = paper.prune(
+        lenet, measured_on, layers=layers, rounds=2, retrain=add_a_little, measure=lambda network: evaluate(network, splits.test)
     )
     assert all(torch.equal(value, lenet.state_dict()[name]) for name, value in before.items())
     by_hand = lenet
-    for row in result.rounds:  # at a learning rate of 0 the survivors are all that is left of the loop
-        values = paper.apoz(by_hand, measured_on, ["conv2", "fc1"])
-        for layer in ("conv2", "fc1"):
+    for row in result.record:
+        values = paper.apoz(by_hand, measured_on, layers)
+        for layer in layers:
             by_hand = surgery.keep_channels(
                 by_hand, layer, paper.neurons_to_keep(values[layer]), models.example_input("lenet-5-relu")
             )
             assert row["apoz"][layer] == values[layer].mean().item()
-        assert row["widths"] == dict(conv2=by_hand.conv2.out_channels, fc1=by_hand.fc1.out_features)
+        assert row["kept"] == dict(conv2=by_hand.conv2.out_channels, fc1=by_hand.fc1.out_features)
         assert row["parameters"] == sum(p.numel() for p in by_hand.parameters())
-        assert row["trimmed"] == row["retrained"] == evaluate(by_hand, splits.test)
+        assert row["pruned"] == evaluate(by_hand, splits.test)
+        add_a_little(by_hand)
+        assert row["retrained"] == evaluate(by_hand, splits.test)
+    assert [row["round"] for row in result.record] == [1, 2] and result.model.fc1.out_features < 500
     assert all(torch.equal(value, by_hand.state_dict()[name]) for name, value in result.model.state_dict().items())
-    assert result.model.fc1.out_features < 500
+    assert not any(module.training for module in result.model.modules())
 
 
-def test_iterative_trimming_is_the_same_twice_and_needs_a_round(lenet, splits):
-    arguments = dict(layers=["fc1"], rounds=1, epochs=1, lr=0.02, seed=3, progress=False)
-    first, second = (paper.iterative_trim(lenet, splits, **arguments).model.state_dict() for _ in range(2))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    with pytest.raises(ValueError, match="rounds is 0"):
-        paper.iterative_trim(lenet, splits, **arguments | dict(rounds=0))
+def add_a_little(model: nn.Module) -> None:
+    """Stands for retraining; leaves the network in training mode, as anybody's training may."""
+    model.train()
+    for parameter in model.parameters():
+        parameter.data += 0.001
 
 
-def test_dead_neurons_leave_without_a_trace(lenet, splits):
-    lenet = lenet.double()
-    split = Split(splits.test.images.double(), splits.test.labels)
-    lenet.conv1.bias.data[[2, 3]] = -100
-    lenet.conv2.bias.data[[7]] = -100
-    lenet.fc1.bias.data[:10] = -100
-    values = paper.apoz(lenet, split)
-    alive = {layer: int((shares < 1).sum()) for layer, shares in values.items()}
-    smaller = paper.remove_dead_neurons(lenet, split)
-    assert (alive["conv1"], alive["conv2"]) <= (18, 49) and alive["fc1"] <= 490
-    assert {layer: len(smaller.get_submodule(layer).weight) for layer in alive} == alive
+def test_without_retrain_and_measure_the_record_has_no_such_columns(lenet, splits):
     with torch.no_grad():
-        torch.testing.assert_close(smaller(split.images), lenet(split.images), atol=1e-12, rtol=1e-12)
-    only = paper.remove_dead_neurons(lenet, split, ["conv1"])
-    assert (len(only.conv1.weight), len(only.fc1.weight)) == (alive["conv1"], 500)
+        batches = [(splits.test.images[:60], splits.test.labels[:60]), (splits.test.images[60:100], splits.test.labels[60:100])]
+        by_batches = paper.prune(lenet, batches, layers=["fc1"])
+    by_split = paper.prune(
+        lenet, splits.test._replace(images=splits.test.images[:100], labels=splits.test.labels[:100]), layers=["fc1"]
+    )
+    assert by_batches.record == by_split.record and list(by_split.record[0]) == ["round", "apoz", "kept", "parameters"]
 
 
-def test_a_silent_channel_that_a_later_norm_makes_speak_stays():
+def test_as_many_neurons_stay_as_are_asked_for_spread_over_the_rounds(lenet, splits):
+    values = paper.apoz(lenet, splits.test)
+    result = paper.prune(lenet, splits.test, keep=dict(conv2=10, fc1=0.25))
+    for layer, count in dict(conv2=10, fc1=125).items():
+        assert result.record[0]["kept"][layer] == count
+        kept = values[layer].argsort(stable=True)[:count].sort().values
+        assert torch.equal(result.model.get_submodule(layer).bias, lenet.get_submodule(layer).bias[kept])
+    assert set(result.record[0]["kept"]) == {"conv2", "fc1"}
+    rounds = paper.prune(lenet, splits.test, layers=["conv1", "fc1"], keep=0.4, rounds=3).record
+    assert [row["kept"] for row in rounds] == [dict(conv1=16, fc1=400), dict(conv1=12, fc1=300), dict(conv1=8, fc1=200)]
+
+
+TORCHVISION = ("resnet18", "mobilenet_v2")
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_by_default_it_trims_torchvisions_networks(name):
+    """Neither depthwise layers nor two layers of one sum, which `narrow` refuses."""
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 576, 10)
-    ).eval()
-    model[0].bias.data[:2] = -100
-    model[2].bias.data[:] = torch.tensor([0.5, 0.0, 0.0, 0.0])  # channel 0 is silent behind its ReLU and 0.5 behind the norm
-    split = unlabelled(models.example_input("lenet-5", 8))
-    assert (paper.apoz(model, split, ["0"])["0"][:2] == 1).all()
-    smaller = paper.remove_dead_neurons(model, split, ["0"])
-    assert torch.equal(smaller[0].weight, model[0].weight[[0, 2, 3]])
-    torch.testing.assert_close(smaller(split.images), model(split.images))
+    model, images = torchvision.models.get_model(name).eval(), torch.randn(2, 3, 64, 64)
+    found = paper.apoz(model, unlabelled(images))
+    sums = [surgery.coupling(model, layer, images).producers for layer in found]
+    assert len(set(sums)) == len(sums) and all(getattr(model.get_submodule(layer), "groups", 1) == 1 for layer in found)
+    result = paper.prune(model, unlabelled(images), keep=0.5)
+    assert result.record[0]["kept"] == {layer: len(values) // 2 for layer, values in found.items()}
+    assert result.model(images).isfinite().all()
 
 
-def test_a_channel_of_a_sum_is_dead_where_all_its_readers_hear_nothing():
-    model = with_statistics("resnet-20").double()
-    images = models.example_input("resnet-20", 4).double()
-    makers = ["conv1", "stage1.0.conv2", "stage1.1.conv2", "stage1.2.conv2"]
-    norms = ["norm1", *(f"stage1.{b}.norm2" for b in range(3))]
-    for norm in norms:
-        model.get_submodule(norm).bias.data[[1, 5]] = -1e6
-    model.get_submodule(norms[2]).bias.data[5] = 1e3  # 5 speaks from block 1 on
-    model.get_submodule("stage1.1.norm1").bias.data[3] = -1000  # inside a block
-    smaller = paper.remove_dead_neurons(model, unlabelled(images))
-    assert [len(smaller.get_submodule(name).weight) for name in makers] == [15] * 4
-    assert len(smaller.get_submodule("stage1.1.conv1").weight) <= 15
-    with torch.no_grad():
-        torch.testing.assert_close(smaller(images), model(images), atol=1e-9, rtol=1e-9)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(rounds=0), "rounds is 0"),
+        (dict(layers=["fc2"]), "layers is .'fc2'"),
+        (dict(keep=dict(conv9=0.5)), "layers is .'conv9'"),
+        (dict(layers=["fc1"], keep=dict(conv2=0.5)), "keep names 'conv2'; .* are fc1"),
+        (dict(keep={}), "layers is ..; "),
+        (dict(keep=501, layers=["fc1"], rounds=2), "keep is 501 for layer 'fc1'"),
+        (dict(keep=0, rounds=2), "keep is 0 for layer 'conv1'"),
+        (dict(keep=1.5, rounds=2), "keep is 1.5 for layer 'conv1'"),
+        (dict(keep=dict(fc1=[0, 1]), rounds=2), "keep is indices for layer 'fc1', and rounds is 2"),
+        (dict(stds=-1.0), "stds is -1"),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_training(lenet, splits, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        paper.prune(lenet, splits.test, retrain=lambda model: pytest.fail("it trained"), **arguments)
 
 
-def test_a_layer_that_is_wholly_silent_keeps_one_neuron(lenet, splits):
-    lenet.fc1.bias.data[:] = -1000
-    smaller = paper.remove_dead_neurons(lenet, splits.test)
-    assert smaller.fc1.weight.shape[0] == 1
-    torch.testing.assert_close(smaller(splits.test.images), lenet(splits.test.images))
-    with pytest.raises(ValueError, match="layers names 'fc9'; .* are conv1, conv2, fc1, fc2"):
-        paper.remove_dead_neurons(lenet, splits.test, ["fc9"])
+def test_an_interrupt_of_retraining_reaches_the_caller(lenet, splits):
+    def interrupted(model: nn.Module) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        paper.prune(lenet, splits.test, layers=["fc1"], retrain=interrupted)
+
+
+def test_a_trimmed_network_is_saved_and_loaded(lenet, splits, tmp_path):
+    result = paper.prune(lenet, splits.test, rounds=2)
+    result.save(tmp_path / "trimmed")
+    again = networks.load(tmp_path / "trimmed", models.build("lenet-5-relu"))
+    assert torch.equal(again(splits.test.images), result.model(splits.test.images))
+
+
+def test_trimming_is_the_same_twice(lenet, splits):
+    how = dict(epochs=1, lr=0.02, seed=3, progress=False)
+    first, second = (
+        paper.prune(lenet, splits.train, layers=["fc1"], retrain=training.recipe(splits, **how)).model.state_dict()
+        for _ in range(2)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_scores_by_hand_and_the_highest_stay(lenet, splits):
@@ -413,32 +444,28 @@ def test_cuda_trims_the_same(lenet, splits, monkeypatch):
     for layer, values in paper.apoz(model, there.train, layers).items():
         assert values.is_cuda
         torch.testing.assert_close(values.cpu(), paper.apoz(lenet, splits.train, [layer])[layer], atol=1e-3, rtol=0)
-    how = dict(layers=layers, rounds=2, lr=0.0, progress=False)  # the survivors alone decide
-    trimmed, expected = paper.iterative_trim(model, there, **how), paper.iterative_trim(lenet, splits, **how)
-    assert [row["widths"] for row in trimmed.rounds] == [row["widths"] for row in expected.rounds]
+    how = dict(layers=layers, rounds=2)
+    trimmed, expected = paper.prune(model, there.train, **how), paper.prune(lenet, splits.train, **how)
+    assert [row["kept"] for row in trimmed.record] == [row["kept"] for row in expected.record]
     for name, value in trimmed.model.state_dict().items():
         assert value.is_cuda
-        torch.testing.assert_close(value.cpu(), expected.model.state_dict()[name])
-    assert trimmed.rounds[-1]["retrained"] == pytest.approx(expected.rounds[-1]["retrained"], abs=0.03)  # in bfloat16
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_dead_neurons_leave_without_a_trace(lenet, splits):
-    lenet.conv2.bias.data[[7, 9]] = -100
-    model, there = lenet.cuda(), on_gpu(splits)
-    narrower = paper.remove_dead_neurons(model, there.test, ["conv2"])
-    assert narrower.conv2.out_channels <= 48 and all(value.is_cuda for value in narrower.state_dict().values())
-    with torch.no_grad():
-        torch.testing.assert_close(narrower(there.test.images), model(there.test.images), atol=1e-2, rtol=1e-2)
+        assert torch.equal(value.cpu(), expected.model.state_dict()[name])
+    on_cpu = [(images.cpu(), labels.cpu()) for images, labels in data.batched(there.train, 100)]  # batches may lie elsewhere
+    assert paper.prune(model, on_cpu, **how).record[0]["kept"] == trimmed.record[0]["kept"]
+    retrain = training.recipe(there, epochs=1, lr=0.02, progress=False)
+    retrained = paper.prune(
+        model, there.train, layers=layers, retrain=retrain, measure=lambda network: evaluate(network, there.test)
+    )
+    assert retrained.record[0]["retrained"] > 0.9
 
 
 def test_a_loop_that_was_interrupted_ends_as_one_that_was_not(lenet, splits, monkeypatch, tmp_path):
     """Each call of `fit` has a file of its own; finished rounds are read from theirs."""
 
     def loop(**more):
-        return paper.iterative_trim(lenet, splits, layers=["fc1"], rounds=2, epochs=2, lr=0.02, progress=False, **more)
+        retrain = training.recipe(splits, epochs=2, lr=0.02, progress=False, **more)
+        return paper.prune(lenet, splits.train, layers=["fc1"], rounds=2, retrain=retrain)
 
     whole, again, steps = resumed(loop, 6, tmp_path, monkeypatch)
-    assert again.rounds == whole.rounds and steps == 16 - 4
+    assert again.record == whole.record and steps == 16 - 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state.1", "state.2"]
