@@ -7,6 +7,7 @@ computes in bfloat16, as the baselines did.
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -14,11 +15,11 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from course_lib import cost, data, models, surgery
-from course_lib.storage import networks
+from course_lib import activations, cost, data, models, surgery, training
 from course_lib.data import Split, Splits
 from course_lib.files import replacing
 from course_lib.papers import filter_pruning as paper
+from course_lib.surgery.keeping import strongest
 from course_lib.training import evaluate, fit
 
 # Table 1: error in percent, and how much less of MACs and parameters, in percent
@@ -30,37 +31,39 @@ PAPER = {
 LIKE = {"vgg-small": "vgg-16", "resnet-20": "resnet-56"}  # ours -> the paper's network of the same kind
 
 
-def first_layers(blocks: int, shares: tuple[float, float, float], skip: tuple[int, ...]) -> dict[str, float]:
-    """A plan for the CIFAR ResNet of 3 stages: a share a stage for the blocks' first layers, but for those that are skipped.
+def first_layers(blocks: int, keep: tuple[float, float, float], skip: tuple[int, ...]) -> dict[str, float]:
+    """Return a plan for the CIFAR ResNet of 3 stages: which share of the first layer of its blocks stays, by stage.
 
-    Layers are numbered as in the paper: conv1 is 1, so a block's first layer has an even number.
+    Layers are numbered as in the paper, where conv1 is 1, so that the first layer of a block has an even number; `skip` are those
+    that are left whole.
     """
     names = [f"stage{stage}.{block}.conv1" for stage in (1, 2, 3) for block in range(blocks)]
-    plan = {2 * (i + 1): (name, shares[i // blocks]) for i, name in enumerate(names)}
+    plan = {2 * (i + 1): (name, keep[i // blocks]) for i, name in enumerate(names)}
     return {name: share for number, (name, share) in plan.items() if number not in skip}
 
 
+# network -> plan -> layer -> the share of its filters that stay
 PLANS: dict[str, dict[str, dict[str, float]]] = {
     "vgg-16": {"A": {f"conv{i}": 0.5 for i in (1, *range(8, 14))}},
     "resnet-56": {
-        "A": first_layers(9, (0.1, 0.1, 0.1), (16, 20, 38, 54)),
-        "B": first_layers(9, (0.6, 0.3, 0.1), (16, 18, 20, 34, 38, 54)),
+        "A": first_layers(9, (0.9, 0.9, 0.9), (16, 20, 38, 54)),
+        "B": first_layers(9, (0.4, 0.7, 0.9), (16, 18, 20, 34, 38, 54)),
     },
-    # A: the first and the last layers by half, as in VGG-16-A. B: about as many MACs, by sensitivity
+    # A: half of the first and of the last layers stay, as in VGG-16-A. B: about as many MACs, by sensitivity
     "vgg-small": {
         "A": dict(conv1=0.5, conv5=0.5, conv6=0.5),
-        "B": dict(conv1=0.4, conv3=0.1, conv4=0.1, conv5=0.1, conv6=0.6),
+        "B": dict(conv1=0.6, conv3=0.9, conv4=0.9, conv5=0.9, conv6=0.4),
     },
-    # by sensitivity: the middle stage gives most
+    # by sensitivity: most is removed from the middle stage
     "resnet-20": {
-        "A": first_layers(3, (0.1, 0.1, 0.1), ()),
-        "B": dict(zip(first_layers(3, (0, 0, 0), ()), (0.3, 0.2, 0.1, 0.3, 0.6, 0.6, 0.1, 0.5, 0.2), strict=True)),
+        "A": first_layers(3, (0.9, 0.9, 0.9), ()),
+        "B": dict(zip(first_layers(3, (1, 1, 1), ()), (0.7, 0.8, 0.9, 0.7, 0.4, 0.4, 0.9, 0.5, 0.8), strict=True)),
     },
 }
-SHARES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)  # of the sensitivity scan
+SHARES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)  # of filters pruned, in the sensitivity scan
 CRITERIA = ("smallest L1", "smallest L2", "greedy L1", "random", "largest L1", "mean std")
 ORDERS = ("smallest L1", "smallest L2", "random", "largest L1", *paper.CRITERIA)  # of one layer alone
-ORDER_SHARES = (0.3, 0.5, 0.7, 0.9)
+ORDER_SHARES = (0.3, 0.5, 0.7, 0.9)  # of filters pruned
 RETRAINING = dict(lr=0.05, schedule="linear", augment="crop-flip")
 PAPERS_RETRAINING = dict(lr=0.001, schedule="constant", augment="crop-flip")
 SCRATCH = {"vgg-small": 0.1, "vgg-16": 0.1, "resnet-20": 0.2, "resnet-56": 0.2}  # lr, one cycle, as the baselines
@@ -115,8 +118,8 @@ def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
     start = time.perf_counter()
     model = baseline(setting["network"], splits, budget(scale), seed)
     figures = kinds[setting["kind"]](setting, model, splits, budget(scale), seed)
-    error = round(100 * (1 - evaluate(model, splits.test)), 4)
-    return {"data set": splits.name, "baseline_error": error} | figures | dict(run_seconds=round(time.perf_counter() - start))
+    seconds = round(time.perf_counter() - start)
+    return {"data set": splits.name, "baseline_error": error(model, splits)} | figures | dict(run_seconds=seconds)
 
 
 def pruned(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
@@ -124,16 +127,13 @@ def pruned(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed:
     network, kind = setting["network"], setting["kind"]
     epochs = work["long"] if kind == "pruned, long" else work["epochs"][network]
     how = PAPERS_RETRAINING if kind == "as published" else RETRAINING
-    result = paper.prune_and_retrain(
-        model, splits, PLANS[network][setting["plan"]], epochs=epochs, seed=seed, progress=False, precision=torch.bfloat16, **how
-    )
+    retrain = training.recipe(splits, epochs=epochs, seed=seed, progress=False, precision=torch.bfloat16, **how)
+    plan, measure = PLANS[network][setting["plan"]], lambda pruned: error(pruned, splits)
+    result = paper.prune(model, splits.train, plan, retrain=retrain, measure=measure)
     if seed == 0 and kind == "pruned" and splits.name == "cifar10":
-        networks.save(result.model, checkpoint(network, splits.name, setting["plan"]))
-    return sizes(model, result.model, splits) | dict(
-        error_before=round(100 * (1 - result.rounds[0]["pruned"]), 4),
-        error=round(100 * (1 - result.rounds[-1]["retrained"]), 4),
-        epochs=epochs,
-    )
+        result.save(checkpoint(network, splits.name, setting["plan"]))
+    row = result.record[-1]
+    return sizes(model, result.model, splits) | dict(error_before=row["pruned"], error=row["retrained"], epochs=epochs)
 
 
 def checkpoint(network: str, dataset: str, plan: str) -> Path:
@@ -151,13 +151,13 @@ def scratch(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed
     epochs = (work["epochs"] if setting["kind"] == "scratch, short" else work["scratch"])[network]
     torch.manual_seed(seed + 1000)
     fresh = models.build(network).to(splits.test.images.device)
-    shape = paper.pruned(fresh, PLANS[network][setting["plan"]], splits.test.images[:1])
+    shape = paper.prune(fresh, splits.test, PLANS[network][setting["plan"]]).model
     state = Path("build/experiments") / f"filter-pruning {setting['name']} {seed}.pt"
     fit(
         shape, splits, epochs=epochs, lr=SCRATCH[network], augment="crop-flip", seed=seed, progress=False,
         precision=torch.bfloat16, resume_from=state,
     )  # fmt: skip
-    row = sizes(model, shape, splits) | dict(error=round(100 * (1 - evaluate(shape, splits.test)), 4), epochs=epochs)
+    row = sizes(model, shape, splits) | dict(error=error(shape, splits), epochs=epochs)
     state.unlink()
     return row
 
@@ -177,17 +177,13 @@ def scan(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: i
 def branches(model: nn.Module, split: Split) -> dict[str, float]:
     """Residual block -> standard deviation of what its branch adds to the shortcut, over images, channels and positions."""
     deviations: dict[str, float] = {}
-    blocks = {module.norm2: name for name, module in model.named_modules() if isinstance(module, models.ResidualBlock)}
 
-    def note(norm: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        deviations[blocks[norm]] = round(output.std().item(), 4)
+    def note(block: str, _norm: nn.Module, _inputs: Tensor, output: Tensor) -> None:
+        deviations[block] = round(output.std().item(), 4)
 
-    hooks = [norm.register_forward_hook(note) for norm in blocks]
-    try:
+    blocks = [name for name, module in model.named_modules() if isinstance(module, models.ResidualBlock)]
+    with activations.hooked(model, {f"{block}.norm2": partial(note, block) for block in blocks}):
         model(split.images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return deviations
 
 
@@ -198,7 +194,7 @@ def orders(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed:
     for criterion in ORDERS:
         accuracies[criterion] = {}
         for layer in paper.prunable_layers(model, image):
-            kept = [chosen(model, splits, {layer: share}, criterion, work["images"], seed) for share in ORDER_SHARES]
+            kept = [chosen(model, splits, {layer: 1 - share}, criterion, work["images"], seed) for share in ORDER_SHARES]
             found = [evaluate(surgery.narrow(model, keep, image), split) for keep in kept]
             accuracies[criterion][layer] = [round(accuracy, 4) for accuracy in found]
     return dict(shares=list(ORDER_SHARES), accuracies=accuracies)
@@ -209,17 +205,15 @@ def criterion(setting: dict, model: nn.Module, splits: Splits, work: Mapping, se
     plan = dict.fromkeys(paper.prunable_layers(model, splits.test.images[:1]), 0.5)
     kept = chosen(model, splits, plan, setting["criterion"], work["images"], seed)
     narrow = surgery.narrow(model, kept, splits.test.images[:1])
-    before = evaluate(narrow, splits.test)
+    before = error(narrow, splits)
     fit(narrow, splits, epochs=work["short"], seed=seed, progress=False, precision=torch.bfloat16, **RETRAINING)
-    return sizes(model, narrow, splits) | dict(
-        error_before=round(100 * (1 - before), 4), error=round(100 * (1 - evaluate(narrow, splits.test)), 4)
-    )
+    return sizes(model, narrow, splits) | dict(error_before=before, error=error(narrow, splits))
 
 
 def chosen(
     model: nn.Module, splits: Splits, plan: Mapping[str, float], criterion: str, images: int, seed: int
 ) -> dict[str, Tensor]:
-    """The filters that a criterion of CRITERIA, or of `paper.CRITERIA`, keeps."""
+    """The filters that stay by a criterion of CRITERIA, or of `paper.CRITERIA`; a plan has the share of each layer that stays."""
     example = splits.train.images[:1]
     by_norm = {
         "smallest L1": dict(strategy="independent"),
@@ -237,18 +231,23 @@ def chosen(
     else:
         maps = paper.feature_map_scores(model, splits.train.take(images, seed), plan)
         scores = {layer: maps[layer][criterion] for layer in plan}
-    return {layer: paper.strongest(scores[layer], share) for layer, share in plan.items()}
+    return {layer: strongest(scores[layer], share, layer) for layer, share in plan.items()}
 
 
 def rounds(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
     """70 % of the filters of every layer, at once or in rounds, with the same number of epochs in all (section 3.4)."""
-    plan = dict.fromkeys(paper.prunable_layers(model, splits.test.images[:1]), 0.7)
-    result = paper.prune_and_retrain(
-        model, splits, plan, rounds=setting["rounds"], epochs=work["rounds"] // setting["rounds"], seed=seed,
-        progress=False, precision=torch.bfloat16, **RETRAINING,
-    )  # fmt: skip
-    errors = [round(100 * (1 - row["retrained"]), 4) for row in result.rounds]
+    epochs = work["rounds"] // setting["rounds"]
+    retrain = training.recipe(splits, epochs=epochs, seed=seed, progress=False, precision=torch.bfloat16, **RETRAINING)
+    result = paper.prune(
+        model, splits.train, 0.3, rounds=setting["rounds"], retrain=retrain, measure=lambda pruned: error(pruned, splits)
+    )
+    errors = [row["retrained"] for row in result.record]
     return sizes(model, result.model, splits) | dict(errors=errors, error=errors[-1], epochs=work["rounds"])
+
+
+def error(model: nn.Module, splits: Splits) -> float:
+    """Test error in percent."""
+    return round(100 * (1 - evaluate(model, splits.test)), 4)
 
 
 def sizes(model: nn.Module, narrow: nn.Module, splits: Splits) -> dict:

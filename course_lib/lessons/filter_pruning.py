@@ -9,11 +9,12 @@ from course_lib.data import Split
 from course_lib.notebook.panels import panel
 from course_lib.notebook.plots import BLUE, VERMILION
 from course_lib.papers import filter_pruning
+from course_lib.surgery.keeping import strongest
 from course_lib.training import evaluate
 
 
 def filters_view(model: nn.Module, split: Split, layer: str, share: float, order: str) -> plt.Figure:
-    """The norms of a layer's filters, which of them go, and what that costs and saves without retraining.
+    """The norms of a layer's filters, which of them are removed, and what that costs and saves without retraining.
 
     Args:
         model: a trained network; it is left as it was.
@@ -27,7 +28,7 @@ def filters_view(model: nn.Module, split: Split, layer: str, share: float, order
     scores = {"smallest": norms, "random": random, "largest": -norms}
     if order not in scores:
         raise ValueError(f"order is {order!r}; allowed are {', '.join(scores)}")
-    keep = filter_pruning.strongest(scores[order], share)
+    keep = strongest(scores[order], 1.0 - share, layer)
     image = split.images[:1]
     narrow = surgery.narrow(model, {layer: keep}, image)
     macs = 1 - cost.count(narrow, image).MACs.sum() / cost.count(model, image).MACs.sum()

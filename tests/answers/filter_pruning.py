@@ -14,9 +14,9 @@ def macs_saved(inputs, widths, positions, kept):
     "2: by torch.cdist and a list": (
         2,
         """
-def most_distinct(weight, share):
+def most_distinct(weight, keep):
     sums = torch.cdist(weight.double().flatten(1), weight.double().flatten(1)).sum(0).tolist()
-    count = max(1, int(len(sums) * (1 - share) + 1e-9))
+    count = max(1, int(len(sums) * keep + 1e-9))
     order = sorted(range(len(sums)), key=lambda j: (-round(sums[j], 6), j))
     return sorted(order[:count])
 """,
@@ -26,9 +26,10 @@ def most_distinct(weight, share):
         """
 def uniform_plan(model, image, budget):
     whole = cost.count(model, image).MACs.sum()
-    for s in range(96):
-        plan = {layer: s / 100 for layer in paper.prunable_layers(model, image)}
-        if cost.count(paper.pruned(model, plan, image), image).MACs.sum() <= budget * whole:
+    for percent in range(100, 4, -1):
+        plan = {layer: percent / 100 for layer in paper.prunable_layers(model, image)}
+        narrow = surgery.narrow(model, paper.select_filters(model, plan, example_input=image), image)
+        if cost.count(narrow, image).MACs.sum() <= budget * whole:
             return plan
     raise ValueError("budget")
 """,
@@ -68,49 +69,49 @@ def macs_saved(inputs, widths, positions, kept):
     "2: the replaceable stay": (
         2,
         """
-def most_distinct(weight, share):
+def most_distinct(weight, keep):
     flat = weight.detach().double().flatten(1)
-    return paper.strongest(-torch.cdist(flat, flat).sum(1), share)
+    return keeping.strongest(-torch.cdist(flat, flat).sum(1), keep)
 """,
     ),
     "2: by the norm": (
         2,
         """
-def most_distinct(weight, share):
-    return paper.strongest(paper.filter_norms(weight, 2), share)
+def most_distinct(weight, keep):
+    return keeping.strongest(paper.filter_norms(weight, 2), keep)
 """,
     ),
     "2: L1 distances": (
         2,
         """
-def most_distinct(weight, share):
+def most_distinct(weight, keep):
     flat = weight.detach().double().flatten(1)
-    return paper.strongest(torch.cdist(flat, flat, p=1).sum(1), share)
+    return keeping.strongest(torch.cdist(flat, flat, p=1).sum(1), keep)
 """,
     ),
     "2: distance to the median filter": (
         2,
         """
-def most_distinct(weight, share):
+def most_distinct(weight, keep):
     flat = weight.detach().double().flatten(1)
-    return paper.strongest((flat - flat.median(0).values).norm(dim=1), share)
+    return keeping.strongest((flat - flat.median(0).values).norm(dim=1), keep)
 """,
     ),
     "2: distance to the mean filter": (
         2,
         """
-def most_distinct(weight, share):
+def most_distinct(weight, keep):
     flat = weight.detach().double().flatten(1)
-    return paper.strongest((flat - flat.mean(0)).norm(dim=1), share)
+    return keeping.strongest((flat - flat.mean(0)).norm(dim=1), keep)
 """,
     ),
-    "3: the share is what the budget leaves": (
+    "3: the share that stays is the budget": (
         3,
         """
 def uniform_plan(model, image, budget):
     if budget < 0.01:
         raise ValueError("budget")
-    return dict.fromkeys(paper.prunable_layers(model, image), round(1 - budget, 2))
+    return dict.fromkeys(paper.prunable_layers(model, image), round(budget, 2))
 """,
     ),
     "3: MACs fall with the square of the width": (
@@ -119,7 +120,7 @@ def uniform_plan(model, image, budget):
 def uniform_plan(model, image, budget):
     if budget < 0.01:
         raise ValueError("budget")
-    return dict.fromkeys(paper.prunable_layers(model, image), int(np.ceil(100 * (1 - budget**0.5))) / 100)
+    return dict.fromkeys(paper.prunable_layers(model, image), int(100 * budget**0.5) / 100)
 """,
     ),
     "3: parameters counted instead of MACs": (
@@ -128,9 +129,10 @@ def uniform_plan(model, image, budget):
 def uniform_plan(model, image, budget):
     layers = paper.prunable_layers(model, image)
     whole = cost.count(model, image).weights.sum()
-    for s in range(96):
-        plan = dict.fromkeys(layers, s / 100)
-        if cost.count(paper.pruned(model, plan, image), image).weights.sum() <= budget * whole:
+    for percent in range(100, 4, -1):
+        plan = dict.fromkeys(layers, percent / 100)
+        narrow = surgery.narrow(model, paper.select_filters(model, plan, example_input=image), image)
+        if cost.count(narrow, image).weights.sum() <= budget * whole:
             return plan
     raise ValueError("budget")
 """,
@@ -141,9 +143,10 @@ def uniform_plan(model, image, budget):
 def uniform_plan(model, image, budget):
     layers = paper.prunable_layers(model, image)
     whole = cost.count(model, image).loc[layers].MACs.sum()
-    for s in range(96):
-        plan = dict.fromkeys(layers, s / 100)
-        if cost.count(paper.pruned(model, plan, image), image).loc[layers].MACs.sum() <= budget * whole:
+    for percent in range(100, 4, -1):
+        plan = dict.fromkeys(layers, percent / 100)
+        narrow = surgery.narrow(model, paper.select_filters(model, plan, example_input=image), image)
+        if cost.count(narrow, image).loc[layers].MACs.sum() <= budget * whole:
             return plan
     raise ValueError("budget")
 """,
@@ -154,9 +157,10 @@ def uniform_plan(model, image, budget):
 def uniform_plan(model, image, budget):
     layers = paper.prunable_layers(model, image)[1:]
     whole = cost.count(model, image).MACs.sum()
-    for s in range(96):
-        plan = dict.fromkeys(layers, s / 100)
-        if cost.count(paper.pruned(model, plan, image), image).MACs.sum() <= budget * whole:
+    for percent in range(100, 4, -1):
+        plan = dict.fromkeys(layers, percent / 100)
+        narrow = surgery.narrow(model, paper.select_filters(model, plan, example_input=image), image)
+        if cost.count(narrow, image).MACs.sum() <= budget * whole:
             return plan
     raise ValueError("budget")
 """,

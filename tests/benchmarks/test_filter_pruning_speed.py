@@ -13,8 +13,7 @@ def test_all_layers_of_resnet_56_are_pruned_within_five_seconds(benchmark):
     model, image = models.build("resnet-56").eval(), models.example_input("resnet-56")
 
     def choose_and_cut() -> torch.nn.Module:
-        plan = dict.fromkeys(paper.prunable_layers(model, image), 0.3)
-        return paper.pruned(model, plan, image, "greedy")
+        return paper.prune(model, [(image, torch.zeros(1))], 0.7, strategy="greedy").model
 
     narrow = benchmark.pedantic(choose_and_cut, rounds=3)
     print(f"\n{benchmark.stats.stats.median:.2f} s to choose and remove 30 % of all filters of ResNet-56")
@@ -28,7 +27,7 @@ def test_how_much_of_the_theory_arrives(benchmark, network, device):
     """Every prunable layer at half its filters; batch 128. The figures are for reading, the bounds only catch nonsense."""
     image = models.example_input(network, 128).to(device)
     model = models.build(network).to(device).eval()
-    narrow = paper.pruned(model, dict.fromkeys(paper.prunable_layers(model, image[:1]), 0.5), image[:1])
+    narrow = paper.prune(model, [(image, torch.zeros(len(image)))], 0.5).model
     macs = cost.count(model, image[:1]).MACs.sum() / cost.count(narrow, image[:1]).MACs.sum()
 
     def speedup() -> float:

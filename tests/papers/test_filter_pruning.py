@@ -1,6 +1,7 @@
-"""Li et al. 2017: norms against NumPy, the choices against a plain loop, the residual rule, feature maps as stored."""
+"""Li et al. 2017: norms against NumPy, the choices against a plain loop, residual sums, feature maps as stored."""
 
 import copy
+import math
 from collections import OrderedDict
 
 import numpy as np
@@ -12,10 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
-from course_lib import cost, data, models, surgery
+from course_lib import cost, data, models, surgery, training
 from course_lib.experiments import filter_pruning as experiments
+from course_lib.experiments import runner
 from course_lib.papers import filter_pruning as paper
 from course_lib.storage import networks
+from course_lib.surgery import keeping
+from course_lib.surgery.keeping import strongest
 from course_lib.training import evaluate
 from tests.resumption import resumed
 
@@ -45,21 +49,30 @@ def test_norms_are_numpys(weight, p):
     np.testing.assert_allclose(paper.filter_norms(torch.from_numpy(weight), p).numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
-@given(st.lists(numbers, min_size=1, max_size=12), st.floats(0, 0.999))
-def test_the_strongest_are_no_weaker_than_those_that_go(scores, share):
-    keep = paper.strongest(torch.tensor(scores, dtype=torch.float64), share).tolist()
-    gone = [score for i, score in enumerate(scores) if i not in keep]
-    assert keep == sorted(set(keep)) and len(keep) == max(1, int(len(scores) * (1 - share) + 1e-9))
-    assert not gone or min(scores[i] for i in keep) >= max(gone)
+@given(st.lists(numbers, min_size=1, max_size=12), st.floats(0.001, 1))
+def test_those_that_stay_have_no_smaller_scores_than_those_that_are_removed(scores, share):
+    keep = strongest(torch.tensor(scores, dtype=torch.float64), share).tolist()
+    removed = [score for i, score in enumerate(scores) if i not in keep]
+    assert keep == sorted(set(keep)) and len(keep) == max(1, int(len(scores) * share + 1e-9))
+    assert not removed or min(scores[i] for i in keep) >= max(removed)
+
+
+@given(filters, st.data())
+def test_greedy_norms_are_those_of_the_kernels_that_are_left(weight, drawn):
+    pruned = drawn.draw(st.sets(st.integers(0, weight.shape[1] - 1)))
+    left = np.delete(weight, sorted(pruned), axis=1)
+    expected = np.abs(left).sum((1, 2, 3))
+    found = paper.greedy_norms(torch.from_numpy(weight), sorted(pruned))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("n", "share", "left"), [(10, 0.9, 1), (10, 0.3, 7), (16, 0.1, 14), (64, 0.5, 32), (3, 0.99, 1)])
 def test_as_many_stay_as_the_paper_counts(n, share, left):
-    assert len(paper.strongest(torch.arange(n), share)) == left
+    assert len(strongest(torch.arange(n), 1 - share)) == left
 
 
 def test_among_equals_the_first_stay():
-    assert paper.strongest(torch.ones(4), 0.5).tolist() == [0, 1]
+    assert strongest(torch.ones(4), 0.5).tolist() == [0, 1]
 
 
 def chain(widths: list[int], seed: int) -> nn.Module:
@@ -74,7 +87,7 @@ def chain(widths: list[int], seed: int) -> nn.Module:
     ).eval()  # fmt: skip
 
 
-def by_a_loop(model: nn.Module, plan: dict[str, float], greedy: bool) -> dict[str, list[int]]:
+def by_a_loop(model: nn.Module, keep: dict[str, float], greedy: bool) -> dict[str, list[int]]:
     """The choice written out for `chain`: sums over the kernels of the maps that are left."""
     kept, inputs = {}, list(range(2))
     for layer in ("conv1", "conv2", "fc1"):
@@ -83,33 +96,34 @@ def by_a_loop(model: nn.Module, plan: dict[str, float], greedy: bool) -> dict[st
             weight = weight.reshape(len(weight), -1, 4)  # 4 positions of each map
         read = inputs if greedy else range(weight.shape[1])
         sums = [sum(np.abs(weight[j, i]).sum() for i in read) for j in range(len(weight))]
-        count = max(1, int(len(sums) * (1 - plan.get(layer, 0)) + 1e-9))
+        count = max(1, int(len(sums) * keep.get(layer, 1) + 1e-9))
         inputs = sorted(sorted(range(len(sums)), key=lambda j: -sums[j])[:count])
         kept[layer] = inputs
-    return {layer: kept[layer] for layer in plan}
+    return {layer: kept[layer] for layer in keep}
 
 
 @settings(max_examples=40)
 @given(
     st.lists(st.integers(1, 7), min_size=3, max_size=3),
-    st.dictionaries(st.sampled_from(["conv1", "conv2", "fc1"]), st.floats(0, 0.9), min_size=1),
+    st.dictionaries(st.sampled_from(["conv1", "conv2", "fc1"]), st.floats(0.1, 1), min_size=1),
     st.sampled_from(paper.STRATEGIES),
     st.integers(0, 99),
 )
-def test_the_choice_is_that_of_a_plain_loop(widths, plan, strategy, seed):
+def test_the_choice_is_that_of_a_plain_loop(widths, keep, strategy, seed):
     model = chain(widths, seed)
-    kept = paper.select_filters(model, plan, strategy, example_input=torch.zeros(1, 2, 6, 6))
-    assert list(kept) == list(plan)
-    assert {layer: indices.tolist() for layer, indices in kept.items()} == by_a_loop(model, plan, strategy == "greedy")
+    kept = paper.select_filters(model, keep, strategy, example_input=torch.zeros(1, 2, 6, 6))
+    assert list(kept) == list(keep)
+    assert {layer: indices.tolist() for layer, indices in kept.items()} == by_a_loop(model, keep, strategy == "greedy")
 
 
 def test_greedy_does_not_count_kernels_of_maps_that_are_gone():
     model = chain([2, 2, 1], 0)
-    model.conv1.weight.data[0], model.conv1.weight.data[1] = 1.0, 0.1  # map 1 goes
+    model.conv1.weight.data[0], model.conv1.weight.data[1] = 1.0, 0.1  # map 1 is removed
     model.conv2.weight.data[:] = torch.tensor([[1.0, 9.0], [2.0, 0.0]])[:, :, None, None]
-    plan, image = dict(conv1=0.5, conv2=0.5), torch.zeros(1, 2, 6, 6)
-    assert paper.select_filters(model, plan, "independent", example_input=image)["conv2"].tolist() == [0]
-    assert paper.select_filters(model, plan, "greedy", example_input=image)["conv2"].tolist() == [1]
+    for keep in (dict(conv1=0.5, conv2=0.5), dict(conv1=1, conv2=1), dict(conv1=[0], conv2=1)):
+        how = dict(keep=keep, example_input=torch.zeros(1, 2, 6, 6))
+        assert paper.select_filters(model, strategy="independent", **how)["conv2"].tolist() == [0]
+        assert paper.select_filters(model, strategy="greedy", **how)["conv2"].tolist() == [1]
 
 
 def test_the_projection_shortcut_chooses_for_all_that_a_sum_ties():
@@ -125,7 +139,7 @@ def test_the_projection_shortcut_chooses_for_all_that_a_sum_ties():
 
 
 class Pooled(nn.Module):
-    """A block whose shortcut averages before it projects, behind a stem."""
+    """A stem, and a block whose shortcut averages before it projects."""
 
     def __init__(self):
         super().__init__()
@@ -137,7 +151,7 @@ class Pooled(nn.Module):
         return self.out((self.branch(x) + self.project(self.pool(x))).relu())
 
 
-def test_a_projection_is_found_behind_a_pool_and_by_any_name():
+def test_a_projection_is_found_after_a_pool_and_by_any_name():
     model = Pooled()
     model.project.weight.data = torch.arange(6.0)[:, None, None, None].expand(6, 4, 1, 1).contiguous()
     image = torch.zeros(1, 3, 32, 32)
@@ -149,9 +163,9 @@ def test_a_projection_is_found_behind_a_pool_and_by_any_name():
 def test_greedy_does_not_depend_on_the_name_of_a_sum():
     model, choices = models.build("resnet-20"), []
     for name in ("stage2.0.conv2", "stage2.0.shortcut.conv", "stage2.2.conv2"):
-        plan = {"stage2.1.conv1": 0.5, name: 0.5}
-        choices.append(paper.select_filters(model, plan, "greedy")["stage2.1.conv1"].tolist())
-        choices.append(paper.select_filters(model, dict(reversed(plan.items())), "greedy")["stage2.1.conv1"].tolist())
+        keep = {"stage2.1.conv1": 0.5, name: 0.5}
+        choices.append(paper.select_filters(model, keep, "greedy")["stage2.1.conv1"].tolist())
+        choices.append(paper.select_filters(model, dict(reversed(keep.items())), "greedy")["stage2.1.conv1"].tolist())
     assert all(choice == choices[0] for choice in choices)
     with pytest.raises(ValueError, match=r"stage2\.0\.conv2' and 'stage2\.2\.conv2'.*same sum"):
         paper.select_filters(model, {"stage2.0.conv2": 0.5, "stage2.2.conv2": 0.5})
@@ -171,40 +185,64 @@ def test_layers_that_can_be_pruned_by_name():
     assert paper.prunable_layers(models.build("lenet-300-100")) == ["fc1", "fc2"]
 
 
-def test_a_whole_plan_runs_and_the_network_is_left(vgg):
-    before = copy.deepcopy(vgg.state_dict())
-    for network in (vgg, models.build("resnet-20").eval()):
-        plan = dict.fromkeys(paper.prunable_layers(network), 0.5)
-        narrow = paper.pruned(network, plan, IMAGE, "greedy")
-        assert {layer: len(narrow.get_submodule(layer).weight) for layer in plan} == {
-            layer: len(network.get_submodule(layer).weight) // 2 for layer in plan
+@pytest.mark.parametrize("name", ["resnet18", "regnet_y_400mf", "mobilenet_v2", "densenet121"])
+def test_prunable_layers_of_torchvisions_networks_are_narrowed_all_at_once(name):
+    torch.manual_seed(0)
+    model, image = torchvision.models.get_model(name).eval(), torch.randn(1, 3, 64, 64)
+    layers = paper.prunable_layers(model, image)
+    kept = {layer: range(1, len(model.get_submodule(layer).weight)) for layer in layers}
+    narrower = surgery.narrow(model, kept, image)
+    assert narrower(image).shape == (1, 1000)
+    assert len(layers) == dict(resnet18=11, regnet_y_400mf=21, mobilenet_v2=20, densenet121=120)[name]
+
+
+def test_one_number_is_for_all_layers_and_the_network_is_left(vgg, splits):
+    before, modes = copy.deepcopy(vgg.state_dict()), [module.training for module in vgg.modules()]
+    for network in (vgg, models.build("resnet-20")):
+        result = paper.prune(network, splits.test, 0.5, strategy="greedy")
+        assert result.record[0]["kept"] == {
+            layer: len(network.get_submodule(layer).weight) // 2 for layer in paper.prunable_layers(network)
         }
-        assert narrow(IMAGE).shape == (1, 10)
+        assert result.model(IMAGE).shape == (1, 10) and not any(module.training for module in result.model.modules())
+        assert result.record[0]["MACs"] == cost.count(result.model, IMAGE).MACs.sum()
+        assert result.record[0]["parameters"] == sum(p.numel() for p in result.model.parameters())
+        assert list(result.record[0]) == ["round", "kept", "parameters", "MACs"]
     assert all(torch.equal(value, vgg.state_dict()[key]) for key, value in before.items())
+    assert [module.training for module in vgg.modules()] == modes
+
+
+def test_without_batches_an_image_is_made_up(vgg, splits):
+    first, second = (paper.prune(vgg, batches, dict(conv2=7)).model.state_dict() for batches in (None, splits.test))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 @pytest.mark.parametrize(
-    ("plan", "strategy", "message"),
+    ("keep", "strategy", "message"),
     [
-        (dict(conv9=0.5), "greedy", "conv9.*conv1, conv2"),
-        (dict(fc=0.5), "independent", "'fc'.*output"),
-        (dict(conv1=1.0), "independent", r"share is 1.0.*\[0, 1\)"),
-        (dict(conv1=-0.1), "independent", r"share is -0.1"),
+        (dict(conv9=0.5), "greedy", "keep names 'conv9'.*conv1, conv2"),
+        (dict(fc=0.5), "independent", "keep names 'fc'.*conv5, conv6$"),
+        (dict(conv1=0.0), "independent", r"keep is 0.0 for layer 'conv1'.*a share in \(0, 1\]"),
+        (dict(conv1=0), "independent", "keep is 0 for layer 'conv1'"),
+        (dict(conv1=33), "independent", "keep is 33 for layer 'conv1'; allowed are 1 to 32"),
+        (dict(conv1=1.1), "independent", "keep is 1.1"),
+        (dict(conv1=[0, 32]), "independent", r"keep is .*\[?0, 32\]?.* for layer 'conv1'|keep is indices"),
         (dict(conv1=0.5), "global", "strategy is 'global'.*independent, greedy"),
-        ({}, "independent", "plan is empty"),
+        ({}, "independent", "keep is empty"),
     ],
 )
-def test_bad_plans_are_refused_before_any_training(vgg, splits, plan, strategy, message, monkeypatch):
-    monkeypatch.setattr(paper, "fit", lambda *_args, **_settings: pytest.fail("it trained"))
+def test_bad_plans_are_refused_before_any_training(vgg, splits, keep, strategy, message):
     with pytest.raises(ValueError, match=message):
-        paper.select_filters(vgg, plan, strategy)
+        paper.select_filters(vgg, keep, strategy)
     with pytest.raises(ValueError, match=message):
-        paper.prune_and_retrain(vgg, splits, plan, strategy=strategy, rounds=3)
+        paper.prune(vgg, splits.test, keep, strategy=strategy, rounds=3, retrain=lambda model: pytest.fail("it trained"))
 
 
-def test_scores_are_one_a_filter():
-    with pytest.raises(ValueError, match=r"scores has shape \(2, 2\)"):
-        paper.strongest(torch.ones(2, 2), 0.5)
+def test_an_interrupt_of_retraining_reaches_the_caller(vgg, splits):
+    def interrupted(model: nn.Module) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        paper.prune(vgg, splits.test, dict(conv1=0.5), retrain=interrupted)
 
 
 @pytest.mark.parametrize(("weight", "p"), [(torch.ones(3), 1), (torch.ones(0, 3), 1), (torch.ones(2, 2), 0)])
@@ -214,40 +252,55 @@ def test_bad_weights_and_norms_are_refused(weight, p):
 
 
 def test_without_an_image_that_fits_one_is_asked_for():
-    with pytest.raises(ValueError, match="example_input is None.*28, 32, 224"):
+    with pytest.raises(ValueError, match="takes no image of .* 28, 32, 64, 224, 299 pixels"):
         paper.select_filters(nn.Sequential(nn.Linear(7, 4), nn.Linear(4, 2)), {"0": 0.5})
 
 
-def test_sensitivity_is_that_of_silenced_filters(vgg, splits):
-    """The oracle removes nothing: it zeroes the smallest filters and what the batch norm makes of them."""
+def test_sensitivity_is_that_of_filters_at_zero(vgg, splits):
+    """The oracle removes nothing: it zeroes the smallest filters, and scale and shift of their batch norm."""
     shares, layers = (0.0, 0.5), ["conv2", "conv5"]
     curves = paper.sensitivity(vgg, splits.test, shares, layers)
     assert list(curves) == layers and curves["conv2"][0] == evaluate(vgg, splits.test)
     for layer in layers:
-        silent = copy.deepcopy(vgg)
-        convolution, norm = silent.get_submodule(layer), silent.get_submodule(layer.replace("conv", "norm"))
+        zeroed = copy.deepcopy(vgg)
+        convolution, norm = zeroed.get_submodule(layer), zeroed.get_submodule(layer.replace("conv", "norm"))
         gone = convolution.weight.detach().abs().sum((1, 2, 3)).argsort()[: len(convolution.weight) // 2]
         for parameter in (convolution.weight, norm.weight, norm.bias):
             parameter.data[gone] = 0
-        assert curves[layer][1] == pytest.approx(evaluate(silent, splits.test), abs=1 / 128)
+        assert curves[layer][1] == pytest.approx(evaluate(zeroed, splits.test), abs=1 / 128)
 
 
 def test_rounds_end_at_the_width_of_one_shot(vgg, splits):
-    plan = dict(conv1=0.4, conv6=0.77)
-    results = {
-        rounds: paper.prune_and_retrain(vgg, splits, plan, rounds=rounds, epochs=1, lr=0.01, progress=False) for rounds in (1, 3)
-    }
-    widths = {rounds: [len(result.model.get_submodule(layer).weight) for layer in plan] for rounds, result in results.items()}
+    keep, retrain = dict(conv1=0.6, conv6=0.23), training.recipe(splits, epochs=1, lr=0.01, progress=False)
+    how = dict(retrain=retrain, measure=lambda network: evaluate(network, splits.test))
+    results = {rounds: paper.prune(vgg, splits.train, keep, rounds=rounds, **how) for rounds in (1, 3)}
+    widths = {rounds: [len(result.model.get_submodule(layer).weight) for layer in keep] for rounds, result in results.items()}
     assert widths[1] == widths[3] == [int(32 * 0.6), int(128 * 0.23)]
-    assert [len(result.rounds) for result in results.values()] == [1, 3]
-    left = [row["filters_left"] for row in results[3].rounds]
-    assert left == sorted(left, reverse=True) and left[-1] == results[1].rounds[0]["filters_left"]
-    assert results[1].rounds[0]["retrained"] == evaluate(results[1].model, splits.test)
+    assert [len(result.record) for result in results.values()] == [1, 3]
+    counts = [
+        {layer: int(n * (1 - (1 - keep[layer]) * t / 3)) for layer, n in dict(conv1=32, conv6=128).items()} for t in (1, 2, 3)
+    ]
+    assert [row["kept"] for row in results[3].record] == counts
+    assert results[1].record[0]["retrained"] == evaluate(results[1].model, splits.test)
+    one_shot = surgery.narrow(vgg, paper.select_filters(vgg, keep), IMAGE)
+    assert results[1].record[0]["pruned"] == evaluate(one_shot, splits.test)
+
+
+def test_each_round_ranks_the_filters_of_the_network_as_it_is(vgg, splits):
+    def turn_round(model: nn.Module) -> None:
+        """Stands for retraining: the filters of the smallest norms get the largest."""
+        norms = paper.filter_norms(model.conv2.weight)
+        model.conv2.weight.data /= (norms**2)[:, None, None, None]
+
+    result = paper.prune(vgg, splits.train, dict(conv2=16), rounds=2, retrain=turn_round)
+    norms = paper.filter_norms(vgg.conv2.weight)
+    middle = norms.argsort(descending=True)[:24][-16:].sort().values  # without the 8 smallest, then without the 8 that were the largest
+    assert torch.equal(result.model.norm2.weight, vgg.norm2.weight[middle])
 
 
 def test_no_rounds_are_refused(vgg, splits):
     with pytest.raises(ValueError, match="rounds is 0"):
-        paper.prune_and_retrain(vgg, splits, dict(conv1=0.5), rounds=0)
+        paper.prune(vgg, splits.train, dict(conv1=0.5), rounds=0)
 
 
 @pytest.mark.parametrize("batch_size", [5, 128])
@@ -281,17 +334,17 @@ def test_feature_map_scores_need_a_convolution(vgg, splits):
 def test_the_papers_plans_cost_what_its_table_says(network, plan, macs, parameters):
     """To a quarter of a point: our ResNets project where the width changes, the paper's do not."""
     model, image = models.build(network).eval(), models.example_input(network)
-    narrow = paper.pruned(model, experiments.PLANS[network][plan], image)
+    narrow = paper.prune(model, None, experiments.PLANS[network][plan]).model
     before, after = cost.count(model, image), cost.count(narrow, image)
     assert 100 * (1 - after.MACs.sum() / before.MACs.sum()) == pytest.approx(macs, abs=0.25)
     assert 100 * (1 - after.weights.sum() / before.weights.sum()) == pytest.approx(parameters, abs=0.25)
 
 
 @pytest.mark.parametrize("criterion", experiments.CRITERIA)
-def test_every_criterion_keeps_half(vgg, splits, criterion):
-    plan = dict(conv2=0.5, conv3=0.5)
+def test_every_criterion_keeps_what_a_plan_says(vgg, splits, criterion):
+    plan = dict(conv2=0.5, conv3=0.75)
     kept = experiments.chosen(vgg, splits, plan, criterion, images=20, seed=0)
-    assert {layer: len(indices) for layer, indices in kept.items()} == dict(conv2=16, conv3=32)
+    assert {layer: len(indices) for layer, indices in kept.items()} == dict(conv2=16, conv3=48)
     assert surgery.narrow(vgg, kept, IMAGE)(IMAGE).shape == (1, 10)
 
 
@@ -353,8 +406,49 @@ def test_a_committed_network_is_narrowed_by_its_plan(path):
     whole, narrow = models.build(network), networks.load(path, models.build(network)).eval()
     for layer, share in plan.items():
         n = len(whole.get_submodule(layer).weight)
-        assert len(narrow.get_submodule(layer).weight) == int(n * (1 - share) + 1e-9)
+        assert len(narrow.get_submodule(layer).weight) == int(n * share + 1e-9)
     assert narrow(models.example_input(network)).isfinite().all()
+
+
+def pruned_first_layers(blocks: int, shares: tuple, skip: tuple = ()) -> dict[str, float]:
+    names = [f"stage{stage}.{block}.conv1" for stage in (1, 2, 3) for block in range(blocks)]
+    return {name: shares[i // blocks] for i, name in enumerate(names) if 2 * (i + 1) not in skip}
+
+
+# The plans as the recorded rows had them: shares of filters that are removed
+PRUNED_SHARES = {
+    ("vgg-16", "A"): {f"conv{i}": 0.5 for i in (1, *range(8, 14))},
+    ("resnet-56", "A"): pruned_first_layers(9, (0.1, 0.1, 0.1), (16, 20, 38, 54)),
+    ("resnet-56", "B"): pruned_first_layers(9, (0.6, 0.3, 0.1), (16, 18, 20, 34, 38, 54)),
+    ("vgg-small", "A"): dict(conv1=0.5, conv5=0.5, conv6=0.5),
+    ("vgg-small", "B"): dict(conv1=0.4, conv3=0.1, conv4=0.1, conv5=0.1, conv6=0.6),
+    ("resnet-20", "A"): pruned_first_layers(3, (0.1, 0.1, 0.1)),
+    ("resnet-20", "B"): dict(zip(pruned_first_layers(3, (0, 0, 0)), (0.3, 0.2, 0.1, 0.3, 0.6, 0.6, 0.1, 0.5, 0.2), strict=True)),
+}
+
+
+def test_the_plans_keep_as_many_filters_as_when_they_gave_the_shares_removed():
+    assert {(network, plan) for network, plans in experiments.PLANS.items() for plan in plans} == set(PRUNED_SHARES)
+    for (network, plan), removed in PRUNED_SHARES.items():
+        model, keep = models.build(network), experiments.PLANS[network][plan]
+        widths = {layer: len(model.get_submodule(layer).weight) for layer in removed}
+        counted = {layer: math.floor(n * (1 - removed[layer]) + 1e-9) for layer, n in widths.items()}
+        assert list(keep) == list(removed)
+        assert {layer: keeping.count(keep[layer], n, layer) for layer, n in widths.items()} == counted
+
+
+def test_shares_of_scans_and_rounds_keep_as_many_filters_as_before():
+    for n in (16, 32, 64, 128, 512):
+        for share in {*experiments.SHARES, *experiments.ORDER_SHARES}:
+            assert keeping.count(1.0 - share, n, "") == max(1, math.floor(n * (1 - share) + 1e-9))
+        for number in (1, 2, 3):
+            assert keeping.after_round(0.3, n, number, 3, "") == max(1, math.floor(n * (1 - 0.7 * number / 3) + 1e-9))
+
+
+def test_the_settings_have_the_names_of_the_recorded_rows():
+    recorded = runner.recorded("filter-pruning")
+    names = {setting["name"] for setting in experiments.grid("lesson")}
+    assert set(recorded[recorded.scale == "lesson"].name) <= names
 
 
 def test_a_cached_baseline_is_read_whatever_device_trained_it(splits, monkeypatch, tmp_path):
@@ -379,14 +473,19 @@ def on_gpu(splits: data.Splits) -> data.Splits:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("strategy", ["independent", "greedy"])
 def test_cuda_prunes_and_retrains_the_same(vgg, splits, strategy):
-    plan, model, there = dict(conv1=0.5, conv5=0.25, conv6=0.5), copy.deepcopy(vgg).cuda(), on_gpu(splits)
-    how = dict(strategy=strategy, rounds=2, epochs=1, lr=0.0, progress=False)  # the survivors alone decide
-    pruned, expected = paper.prune_and_retrain(model, there, plan, **how), paper.prune_and_retrain(vgg, splits, plan, **how)
-    weights = dict(expected.model.named_parameters())
-    for name, value in pruned.model.named_parameters():  # the statistics of batch norm move, in bfloat16
-        assert value.is_cuda
-        torch.testing.assert_close(value.cpu(), weights[name])
-    assert pruned.rounds[-1]["retrained"] == pytest.approx(expected.rounds[-1]["retrained"], abs=0.05)
+    keep, model, there = dict(conv1=0.5, conv5=0.75, conv6=64), copy.deepcopy(vgg).cuda(), on_gpu(splits)
+    pruned, expected = (
+        paper.prune(network, batches, keep, strategy=strategy, rounds=2)
+        for network, batches in ((model, there.train), (vgg, splits.train))
+    )
+    assert [row["kept"] for row in pruned.record] == [row["kept"] for row in expected.record]
+    for name, value in pruned.model.state_dict().items():
+        assert value.is_cuda and torch.equal(value.cpu(), expected.model.state_dict()[name])
+    retrain = training.recipe(there, epochs=2, lr=0.02, progress=False)
+    how = dict(retrain=retrain, measure=lambda network: evaluate(network, there.test))
+    for batches in (there.train, splits.train, None):  # batches may lie elsewhere
+        row = paper.prune(model, batches, keep, strategy=strategy, **how).record[0]
+        assert row["retrained"] >= row["pruned"] - 0.05
 
 
 @pytest.mark.cuda
@@ -405,8 +504,9 @@ def test_a_loop_that_was_interrupted_ends_as_one_that_was_not(vgg, splits, monke
     """Each call of `fit` has a file of its own; finished rounds are read from theirs."""
 
     def loop(**more):
-        return paper.prune_and_retrain(vgg, splits, dict(conv1=0.5), rounds=2, epochs=1, lr=0.02, progress=False, **more)
+        retrain = training.recipe(splits, epochs=1, lr=0.02, progress=False, **more)
+        return paper.prune(vgg, splits.train, dict(conv1=0.5), rounds=2, retrain=retrain)
 
     whole, again, steps = resumed(loop, 4, tmp_path, monkeypatch)
-    assert again.rounds == whole.rounds and steps == 2
+    assert again.record == whole.record and steps == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state.1", "state.2"]
