@@ -100,7 +100,7 @@ def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
 
 
 def start(setting: dict, splits: Splits, _work: Mapping[str, int], _seed: int) -> dict:
-    """What the pruned network is that the other rows begin with; there is one for all seeds."""
+    """Return the figures of the pruned network that the other rows begin with; there is one for all seeds."""
     model = pruned_start(setting["network"], splits, setting["rate"])
     layers = weight_layers(model)
     kept = {name: int(layer.weight.count_nonzero()) / layer.weight.numel() for name, layer in layers.items()}
@@ -271,7 +271,7 @@ def restored(pruned: storage.CompressedNetwork) -> dict[str, Tensor]:
 
 
 def layer_table(tuned: nn.Module, network: str, setting: str) -> pd.DataFrame:
-    """A line a layer in the form of the paper's tables 2 and 3, each figure as 'paper / here' at the paper's own setting.
+    """Return a line per layer in the form of the paper's tables 2 and 3, each figure as 'paper / here' at the paper's setting.
 
     Kept weights, bits of a code and of a gap before and after Huffman, and the layer's bytes as a share of 4 a weight, its
     codebook and tables included.

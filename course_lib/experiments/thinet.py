@@ -145,7 +145,7 @@ def prune_all(model: nn.Module, splits: Splits, criterion: str, share: float, pe
 
 
 def prune_by(criterion: str) -> Callable[..., nn.Module]:
-    """What `paper.prune` takes as `prune_layer`. The rivals are not rescaled, as in the paper."""
+    """Return a criterion's rule, as `paper.prune` takes it for `prune_layer`. The rivals are not rescaled, as in the paper."""
     if criterion == "ThiNet":
         return paper.prune_layer
     if criterion == "ThiNet, forward":
@@ -207,7 +207,7 @@ def loss_ratios(contributions: Tensor, channels: int, keep: int, problems: int, 
 
 
 def losses_alone(model: nn.Module, keep: Mapping[str, int], images: Tensor, unseen: Tensor, seed: int = 0) -> dict[str, float]:
-    """What each layer, pruned by ThiNet to so many filters while the others are whole, loses of the next layer's output; the
+    """Return the share of the next layer's output that each layer loses, pruned by ThiNet alone to so many filters; the
     choice and the scales come from `images`, the loss from `unseen`."""
     losses = {}
     for layer, number in keep.items():
@@ -220,7 +220,7 @@ def losses_alone(model: nn.Module, keep: Mapping[str, int], images: Tensor, unse
 def losses_from_few(
     pool: Tensor, held_out: Tensor, keep: int, images: Sequence[int], positions: Sequence[int], seeds: int = 5
 ) -> pd.DataFrame:
-    """What a choice made from few samples loses on others, with its scales: a row for each number of images and positions.
+    """Return the loss on other samples of a choice made from few, with its scales: a row per number of images and positions.
 
     Args:
         pool: (N, P, C), contributions at P positions of N images.

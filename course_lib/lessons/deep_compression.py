@@ -15,12 +15,12 @@ PARTS = ("codes", "gaps", "tables", "codebook")
 
 
 def file_view(model: nn.Module, split: Split, bits: int, index_bits: int, coder: str) -> plt.Figure:
-    """What the parts of each layer take in the compressed file, its size, and the error of the network that it holds.
+    """Draw what the parts of each layer take in the compressed file, with its size and the error of the network that it holds.
 
     Args:
         model: a pruned network; it is left as it was.
         split: what the error is measured on.
-        bits: of a code, all layers alike.
+        bits: of a code, the same in all layers.
         index_bits: of a gap.
         coder: 'fixed', 'huffman' or 'ans'.
     """
@@ -37,12 +37,12 @@ def file_view(model: nn.Module, split: Split, bits: int, index_bits: int, coder:
 
 
 def file_panel(model: nn.Module, split: Split):
-    """Bits of a code, bits of a gap and the coder over `file_view`; gives an ipywidgets box."""
+    """Bits of a code, bits of a gap and the coder over `file_view`; returns an ipywidgets box."""
     import ipywidgets
 
     controls = {
-        "bits": ipywidgets.IntSlider(4, min=1, max=8, description="bits a code", continuous_update=False),
-        "index_bits": ipywidgets.IntSlider(5, min=2, max=10, description="bits a gap", continuous_update=False),
+        "bits": ipywidgets.IntSlider(4, min=1, max=8, description="code bits", continuous_update=False),
+        "index_bits": ipywidgets.IntSlider(5, min=2, max=10, description="gap bits", continuous_update=False),
         "coder": ipywidgets.Dropdown(options=["fixed", "huffman", "ans"], value="huffman", description="coder"),
     }
     return panel(controls, lambda chosen: file_view(model, split, **chosen))

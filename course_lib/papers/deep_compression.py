@@ -155,7 +155,7 @@ def finetune_centroids(model: nn.Module, retrain: Retrain, *, bits: Bits) -> nn.
         retrain: trains the network that it is given, in place, by any optimizer: among its parameters are the centroids. Since a
             centroid's gradient is a sum over all its members, a recipe of ours has a small rate and no weight decay:
             `training.recipe(splits, epochs=2, lr=1e-3, weight_decay=0.0)`.
-        bits: as given to `quantize`; says which parameters are shared.
+        bits: as given to `quantize`; they tell which parameters are shared.
 
     Raises:
         ValueError: a layer with more different values than its bits allow.
