@@ -17,49 +17,13 @@ from torch import Tensor, nn
 
 from course_lib import activations, cost, data, models, surgery, training
 from course_lib.data import Split, Splits
+from course_lib.experiments.filter_plans import PAPER, PLANS
 from course_lib.files import replacing
 from course_lib.papers import filter_pruning as paper
 from course_lib.surgery.keeping import strongest
 from course_lib.training import evaluate, fit
 
-# Table 1: error in percent, and how much less of MACs and parameters, in percent
-PAPER = {
-    ("vgg-16", "baseline"): (6.75, 0, 0), ("vgg-16", "A"): (6.60, 34.2, 64.0), ("vgg-16", "A scratch"): (6.88, 34.2, 64.0),
-    ("resnet-56", "baseline"): (6.96, 0, 0), ("resnet-56", "A"): (6.90, 10.4, 9.4), ("resnet-56", "B"): (6.94, 27.6, 13.7),
-    ("resnet-56", "B scratch"): (8.69, 27.6, 13.7),
-}  # fmt: skip
 LIKE = {"vgg-small": "vgg-16", "resnet-20": "resnet-56"}  # ours -> the paper's network of the same kind
-
-
-def first_layers(blocks: int, keep: tuple[float, float, float], skip: tuple[int, ...]) -> dict[str, float]:
-    """Return a plan for the CIFAR ResNet of 3 stages: which share of the first layer of its blocks stays, by stage.
-
-    Layers are numbered as in the paper, where conv1 is 1, so that the first layer of a block has an even number; `skip` are those
-    that are left whole.
-    """
-    names = [f"stage{stage}.{block}.conv1" for stage in (1, 2, 3) for block in range(blocks)]
-    plan = {2 * (i + 1): (name, keep[i // blocks]) for i, name in enumerate(names)}
-    return {name: share for number, (name, share) in plan.items() if number not in skip}
-
-
-# network -> plan -> layer -> the share of its filters that stay
-PLANS: dict[str, dict[str, dict[str, float]]] = {
-    "vgg-16": {"A": {f"conv{i}": 0.5 for i in (1, *range(8, 14))}},
-    "resnet-56": {
-        "A": first_layers(9, (0.9, 0.9, 0.9), (16, 20, 38, 54)),
-        "B": first_layers(9, (0.4, 0.7, 0.9), (16, 18, 20, 34, 38, 54)),
-    },
-    # A: half of the first and of the last layers stay, as in VGG-16-A. B: about as many MACs, by sensitivity
-    "vgg-small": {
-        "A": dict(conv1=0.5, conv5=0.5, conv6=0.5),
-        "B": dict(conv1=0.6, conv3=0.9, conv4=0.9, conv5=0.9, conv6=0.4),
-    },
-    # by sensitivity: most is removed from the middle stage
-    "resnet-20": {
-        "A": first_layers(3, (0.9, 0.9, 0.9), ()),
-        "B": dict(zip(first_layers(3, (1, 1, 1), ()), (0.7, 0.8, 0.9, 0.7, 0.4, 0.4, 0.9, 0.5, 0.8), strict=True)),
-    },
-}
 SHARES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)  # of filters pruned, in the sensitivity scan
 CRITERIA = ("smallest L1", "smallest L2", "greedy L1", "random", "largest L1", "mean std")
 ORDERS = ("smallest L1", "smallest L2", "random", "largest L1", *paper.CRITERIA)  # of one layer alone

@@ -7,7 +7,7 @@ from course_lib.data import Batches, example
 from course_lib.modes import evaluating
 from course_lib.surgery.wiring import CUTTABLE
 
-SIDES = (28, 32, 64, 224, 299)  # of images that are tried, in pixels
+SIDES = (28, 32, 64, 224, 299, *range(8, 129, 4))  # of images that are tried, in pixels: those of the usual data sets first
 
 
 def first_image(model: nn.Module, batches: Batches | None) -> Tensor:
