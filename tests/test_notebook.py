@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from course_lib import data, least_squares, machine, models, notebook
-from course_lib.experiments import channel_pruning as channel_runs
+from course_lib.experiments import channel_choices
 from course_lib.lessons import channel_pruning as channel_lesson
 from course_lib.lessons import filter_pruning as filter_lesson
 from course_lib.lessons import network_trimming as trimming_lesson
@@ -140,7 +140,7 @@ def test_moving_a_slider_redraws():
 def test_the_lasso_view_says_what_the_kept_ones_explain():
     env = notebook.start("cifar10")
     model = env.baseline("vgg-small")
-    layers = channel_runs.layers_of(model, ["conv3", "conv5"], env.splits.train.images[:40], positions=20)
+    layers = channel_choices.layers_of(model, ["conv3", "conv5"], env.splits.train.images[:40], positions=20)
     fig = channel_lesson.lasso_view(model, layers, "conv5", 0.25)
     weight = model.conv5.weight.detach().flatten(2)
     kept = channel_pruning.choose(layers["conv5"].seen, weight, 16)

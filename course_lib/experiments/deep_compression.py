@@ -5,7 +5,6 @@ pruned first. A setting's 'kind' says which question a row answers: 'start' what
 table, 'bits' accuracy against the bits of a code, 'size' accuracy against the size of the file (figure 6).
 """
 
-import copy
 import json
 import platform
 import tempfile
@@ -15,10 +14,11 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from course_lib import data, models, plans, storage
 from course_lib.data import Splits
+from course_lib.experiments.first_stage import only_pruned, restored
 from course_lib.experiments.weight_pruning import error
 from course_lib.files import replacing
 from course_lib.masks import weight_layers
@@ -30,20 +30,6 @@ from course_lib.training import fit, recipe
 PAPER = {
     "lenet-300-100": dict(baseline=1.64, error=1.58, kilobytes=27, rate=40, unhuffed=32),
     "lenet-5": dict(baseline=0.80, error=0.74, kilobytes=44, rate=39, unhuffed=33),
-}
-# Tables 2 and 3: kept (%), bits of a code (P+Q, P+Q+H), bits of a gap (P+Q, P+Q+H), size (%, P+Q, P+Q+H)
-PAPER_LAYERS = {
-    "lenet-300-100": {
-        "fc1": (8, 6, 4.4, 5, 3.7, 3.1, 2.32),
-        "fc2": (9, 6, 4.4, 5, 4.3, 3.8, 3.04),
-        "fc3": (26, 6, 4.3, 5, 3.2, 15.7, 12.70),
-    },
-    "lenet-5": {
-        "conv1": (66, 8, 7.2, 5, 1.5, 78.5, 67.45),
-        "conv2": (12, 8, 7.2, 5, 3.9, 6.0, 5.28),
-        "fc1": (8, 5, 4.5, 5, 4.5, 2.7, 2.45),
-        "fc2": (19, 5, 5.2, 5, 3.7, 6.9, 6.13),
-    },
 }
 # The paper's own setting, and one that goes for the smallest file at the paper's error
 SETTINGS = {
@@ -238,56 +224,6 @@ def _make_start(network: str, splits: Splits, rate: int, model: nn.Module, path:
     with replacing(path.with_suffix(".json")) as scratch:
         scratch.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     storage.save(only_pruned(pruned, index_bits=8, coder="huffman", name=network), path)
-
-
-def only_pruned(model: nn.Module, *, index_bits: int, coder: str = "fixed", name: str = "") -> storage.CompressedNetwork:
-    """Return the first stage alone, as a file: of each layer's weight the survivors at 32 bits, and their gaps; exact.
-
-    A weight `fc1.weight` becomes two tensors: `fc1.weight.values`, and `fc1.weight.places` with ones for survivors. Arguments
-    as for `paper.compress`; the coder is that of the gaps.
-    """
-    ones = copy.deepcopy(model)
-    for layer in weight_layers(ones).values():
-        layer.weight.data = (layer.weight != 0).float()
-    places, tensors = paper.compress(ones, bits=1, index_bits=index_bits).tensors, {}
-    for key, tensor in model.state_dict().items():
-        if isinstance(places[key], storage.CodedTensor):
-            tensors |= {f"{key}.values": tensor[tensor != 0].cpu(), f"{key}.places": places[key]}
-        else:
-            tensors[key] = tensor.cpu()
-    return storage.CompressedNetwork(name, tensors, coder)
-
-
-def restored(pruned: storage.CompressedNetwork) -> dict[str, Tensor]:
-    """Return the state dict of the network that `only_pruned` was given. Raises ValueError where values lack their places."""
-    tensors = pruned.state_dict()
-    for key in [key.removesuffix(".places") for key in tensors if key.endswith(".places")]:
-        weight, values = tensors.pop(f"{key}.places"), tensors.pop(f"{key}.values", torch.empty(0))
-        if int(weight.count_nonzero()) != len(values):
-            raise ValueError(f"{key} has {len(values)} values for {int(weight.count_nonzero())} places")
-        weight[weight != 0] = values
-        tensors[key] = weight
-    return tensors
-
-
-def layer_table(tuned: nn.Module, network: str, setting: str) -> pd.DataFrame:
-    """Return a line per layer in the form of the paper's tables 2 and 3, each figure as 'paper / here' at the paper's setting.
-
-    Kept weights, bits of a code and of a gap before and after Huffman, and the layer's bytes as a share of 4 a weight, its
-    codebook and tables included.
-    """
-    how = SETTINGS[network][setting]
-    tables = {coder: inspect(paper.compress(tuned, **settings(how, coder))) for coder in ("fixed", "huffman")}
-    rows = {}
-    for name, cited in PAPER_LAYERS[network].items():
-        fixed, huffman = (tables[coder].loc[f"{name}.weight"] for coder in ("fixed", "huffman"))
-        shares = [100 * layer.filter(like="bytes").sum() / (4 * layer.weights) for layer in (fixed, huffman)]
-        here = [100 * fixed.nonzeros / fixed.weights]
-        here += [layer[f"bits per {stream}"] for stream in ("code", "gap") for layer in (fixed, huffman)] + shares
-        texts = [f"{figure:.3g}" for figure in here]
-        rows[name] = [f"{theirs:g} / {ours}" for theirs, ours in zip(cited, texts, strict=True)] if setting == "paper" else texts
-    columns = ["kept %", "code bits P+Q", "code bits P+Q+H", "gap bits P+Q", "gap bits P+Q+H", "size % P+Q", "size % P+Q+H"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def inspect(compressed: storage.CompressedNetwork) -> pd.DataFrame:

@@ -116,7 +116,7 @@ def width(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> 
 
 
 def scores(model: nn.Module, split: Split, criterion: str, seed: int) -> dict[str, Tensor]:
-    """Layer -> (C,): a criterion's score of each neuron; those with the highest stay. Raises ValueError for an unknown criterion."""
+    """Return a criterion's score of each neuron by layer, (C,); the highest stay. Raises ValueError for an unknown criterion."""
     if criterion in ("APoZ", "APoZ, wrong side"):
         sign = -1 if criterion == "APoZ" else 1
         return {layer: sign * shares for layer, shares in paper.apoz(model, split, LAYERS).items()}

@@ -6,18 +6,18 @@ import matplotlib.pyplot as plt
 from torch import nn
 
 from course_lib import least_squares
-from course_lib.experiments import channel_pruning as channel_runs
+from course_lib.experiments import channel_choices
 from course_lib.notebook.panels import panel
 from course_lib.notebook.plots import COLOURS
 from course_lib.papers import channel_pruning
 
 
-def lasso_view(model: nn.Module, layers: Mapping[str, channel_runs.Layer], layer: str, share: float) -> plt.Figure:
+def lasso_view(model: nn.Module, layers: Mapping[str, channel_choices.Layer], layer: str, share: float) -> plt.Figure:
     """The path of the LASSO over a layer's channels, and what the kept ones explain by each way of choosing them.
 
     Args:
         model: a trained network; it is left as it was.
-        layers: from `channel_runs.layers_of`.
+        layers: from `channel_choices.layers_of`.
         layer: one of these.
         share: of its input channels to keep.
     """
@@ -26,7 +26,7 @@ def lasso_view(model: nn.Module, layers: Mapping[str, channel_runs.Layer], layer
     gram, products = channel_pruning.contributions(seen, weight)
     penalties, betas = channel_pruning.lasso_path(gram, products, seen.samples)
     keep = max(1, round(share * len(gram)))
-    ways = channel_runs.ways_of_choosing(weight, seen, strongest, keep)
+    ways = channel_choices.ways_of_choosing(weight, seen, strongest, keep)
     shares = {way: least_squares.explained(unseen, least_squares.refit(seen, kept)[0]) for way, kept in ways.items()}
 
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.0, 3.0), width_ratios=(3, 2))
@@ -46,7 +46,7 @@ def lasso_view(model: nn.Module, layers: Mapping[str, channel_runs.Layer], layer
     return fig
 
 
-def lasso_panel(model: nn.Module, layers: Mapping[str, channel_runs.Layer]):
+def lasso_panel(model: nn.Module, layers: Mapping[str, channel_choices.Layer]):
     """Layer and share of its channels over `lasso_view`; gives an ipywidgets box."""
     import ipywidgets
 

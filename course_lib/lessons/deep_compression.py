@@ -3,6 +3,7 @@
 import copy
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from torch import nn
 
 from course_lib.data import Split
@@ -12,6 +13,45 @@ from course_lib.notebook.plots import stacked_bars
 from course_lib.papers import deep_compression
 
 PARTS = ("codes", "gaps", "tables", "codebook")
+
+
+# Tables 2 and 3: kept (%), bits of a code (P+Q, P+Q+H), bits of a gap (P+Q, P+Q+H), size (%, P+Q, P+Q+H)
+PAPER_LAYERS = {
+    "lenet-300-100": {
+        "fc1": (8, 6, 4.4, 5, 3.7, 3.1, 2.32),
+        "fc2": (9, 6, 4.4, 5, 4.3, 3.8, 3.04),
+        "fc3": (26, 6, 4.3, 5, 3.2, 15.7, 12.70),
+    },
+    "lenet-5": {
+        "conv1": (66, 8, 7.2, 5, 1.5, 78.5, 67.45),
+        "conv2": (12, 8, 7.2, 5, 3.9, 6.0, 5.28),
+        "fc1": (8, 5, 4.5, 5, 4.5, 2.7, 2.45),
+        "fc2": (19, 5, 5.2, 5, 3.7, 6.9, 6.13),
+    },
+}
+
+
+def layer_table(tuned: nn.Module, network: str, setting: str) -> pd.DataFrame:
+    """Return a line per layer in the form of the paper's tables 2 and 3, each figure as 'paper / here' at the paper's setting.
+
+    Kept weights, bits of a code and of a gap before and after Huffman, and the layer's bytes as a share of 4 a weight, its
+    codebook and tables included.
+    """
+    how = experiments.SETTINGS[network][setting]
+    tables = {
+        coder: experiments.inspect(deep_compression.compress(tuned, **experiments.settings(how, coder)))
+        for coder in ("fixed", "huffman")
+    }
+    rows = {}
+    for name, cited in PAPER_LAYERS[network].items():
+        fixed, huffman = (tables[coder].loc[f"{name}.weight"] for coder in ("fixed", "huffman"))
+        shares = [100 * layer.filter(like="bytes").sum() / (4 * layer.weights) for layer in (fixed, huffman)]
+        here = [100 * fixed.nonzeros / fixed.weights]
+        here += [layer[f"bits per {stream}"] for stream in ("code", "gap") for layer in (fixed, huffman)] + shares
+        texts = [f"{figure:.3g}" for figure in here]
+        rows[name] = [f"{theirs:g} / {ours}" for theirs, ours in zip(cited, texts, strict=True)] if setting == "paper" else texts
+    columns = ["kept %", "code bits P+Q", "code bits P+Q+H", "gap bits P+Q", "gap bits P+Q+H", "size % P+Q", "size % P+Q+H"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def file_view(model: nn.Module, split: Split, bits: int, index_bits: int, coder: str) -> plt.Figure:

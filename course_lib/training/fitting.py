@@ -112,15 +112,14 @@ def fit(
     Raises:
         ValueError: an argument out of its range, an unknown name, or a resume file of another run.
     """
-    images = splits.train.images
     settings: dict[str, Any] = dict(
         epochs=epochs, lr=lr, schedule=schedule, momentum=momentum, weight_decay=weight_decay, l1=l1, batch_size=batch_size,
         augment=augment, frozen=list(frozen), seed=seed, examples=len(splits.train.labels),
     )  # fmt: skip
     _check(model, settings)
-    how = _arithmetic(model, images, precision)
+    how = _arithmetic(model, splits.train.images, precision)
     settings |= {"precision": str(how[0])} | (resuming.identity(model, masks.held(model)) if resume_from is not None else {})
-    stored = resuming.stored(resume_from, settings, images.device)
+    stored = resuming.stored(resume_from, settings, splits.train.images.device)
     steps = -(-len(splits.train.labels) // batch_size)
     with _training(model, frozen, how[1]):
         optimizer = _optimizer(model, frozen, lr, momentum, weight_decay)

@@ -4,7 +4,7 @@ WIDTHS = """
 net = env.baseline("vgg-small")
 some = env.splits.train.take(scale.pick(smoke=100, lesson=500, paper=5_000), 0).images
 my_plan, places = {}, scale.pick(smoke=20, lesson=10, paper=10)
-for name, layer in runs.layers_of(net, ["conv2", "conv3", "conv4"], some, places, seed=0).items():
+for name, layer in choices.layers_of(net, ["conv2", "conv3", "conv4"], some, places, seed=0).items():
     w, keep = net.get_submodule(name).weight.detach().flatten(2), 1
     while least_squares.explained(layer.%s, least_squares.refit(layer.seen, %s)[0]) < 0.9:
         keep += 1

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from course_lib import cost, data, least_squares, models, plans, surgery
 from course_lib.activations import sums
 from course_lib.data import Split
+from course_lib.experiments import channel_choices
 from course_lib.experiments import channel_pruning as runs
 from course_lib.papers import channel_pruning as paper
 from course_lib.result import Result
@@ -775,13 +776,13 @@ def test_rules_decide_where_samplers_stand(images):
 
 def test_the_strength_of_a_channel_is_that_of_the_filters_that_make_it(images):
     model = models.pretrained("vgg-small", "mnist-m")
-    strongest = runs.strengths(model, ["conv3"], images[:1])["conv3"]
+    strongest = channel_choices.strengths(model, ["conv3"], images[:1])["conv3"]
     assert torch.allclose(strongest, model.conv2.weight.detach().abs().sum((1, 2, 3)))
 
 
 def test_the_subset_search_agrees_with_the_one_above():
-    assert runs.subset_search(0.0, 20) == {"with W as it is": 1.0, "after least squares": 1.0}
-    mixed = runs.subset_search(1.0, 20)
+    assert channel_choices.subset_search(0.0, 20) == {"with W as it is": 1.0, "after least squares": 1.0}
+    mixed = channel_choices.subset_search(1.0, 20)
     assert mixed["after least squares"] < 0.9 <= mixed["with W as it is"]
 
 

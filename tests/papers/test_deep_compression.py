@@ -13,6 +13,7 @@ from torch.nn.utils import prune
 
 from course_lib import data, masks, models, plans, storage, surgery
 from course_lib.experiments import deep_compression as runs
+from course_lib.experiments import first_stage
 from course_lib.papers import deep_compression as paper
 from course_lib.papers import weight_pruning
 from course_lib.storage import networks
@@ -274,8 +275,8 @@ def test_a_layer_without_survivors_and_one_without_zeros(tmp_path):
 
 
 def test_pruned_alone_is_exact(pruned, tmp_path):
-    storage.save(runs.only_pruned(pruned, index_bits=5), tmp_path / "file")
-    state = runs.restored(storage.load(tmp_path / "file"))
+    storage.save(first_stage.only_pruned(pruned, index_bits=5), tmp_path / "file")
+    state = first_stage.restored(storage.load(tmp_path / "file"))
     assert all(torch.equal(state[name], value) for name, value in pruned.state_dict().items())
     survivors = sum(int(weight.count_nonzero()) for weight in weights(pruned).values())
     biases = 4 * 410

@@ -21,6 +21,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from course_lib import activations, cost, data, models, surgery, training
 from course_lib.experiments import thinet as runs
+from course_lib.lessons import thinet as lesson
 from course_lib.papers import channel_pruning
 from course_lib.papers import thinet as paper
 from course_lib.storage import networks
@@ -690,11 +691,11 @@ def test_agreement_by_hand():
 
 
 def test_the_papers_sizes_follow_from_shapes():
-    table = runs.head_sizes()
+    table = lesson.head_sizes()
     with torch.device("meta"):
         reference = torchvision.models.vgg16()
     assert table.parameters["VGG-16"] == sum(p.numel() for p in reference.parameters()) / 1e6
-    for name, (parameters, flops) in runs.PAPER_SIZES.items():
+    for name, (parameters, flops) in lesson.PAPER_SIZES.items():
         assert table.parameters[name] == pytest.approx(parameters, abs=0.03)
         assert table.FLOPs[name] == pytest.approx(flops, abs=0.01)
 
