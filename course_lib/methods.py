@@ -146,12 +146,14 @@ def _quantize(
     forms = _forms(**form)
     if codes not in forms:
         raise ValueError(f"codes is {codes!r}; allowed are {', '.join(forms)}")
-    found = weight_layers(model, layers)
-    if layers is None:
-        found = {name: layer for name, layer in found.items() if _becomes_smaller(forms[codes], layer.weight)}
-        if not found:
-            raise ValueError(f"no layer of the model becomes smaller by {codes} codes of {form}")
-    return vector_quantization.quantize(model, forms[codes], layers=list(found), retrain=retrain, measure=measure)
+    if layers is not None:
+        return vector_quantization.quantize(model, forms[codes], layers=layers, retrain=retrain, measure=measure)
+    coded = {name: _smaller(forms[codes], layer.weight) for name, layer in weight_layers(model).items()}
+    coded = {name: code for name, code in coded.items() if code is not None}
+    if not coded:
+        raise ValueError(f"no layer of the model becomes smaller by {codes} codes of {form}")
+    ready = iter(coded.values())  # each weight is coded once; `quantize` asks in the model's order
+    return vector_quantization.quantize(model, lambda _: next(ready), layers=list(coded), retrain=retrain, measure=measure)
 
 
 def _forms(k: int, length: int, stages: int, rank: int) -> dict[str, Callable[[Tensor], Quantized]]:
@@ -169,11 +171,13 @@ def _forms(k: int, length: int, stages: int, rank: int) -> dict[str, Callable[[T
     }
 
 
-def _becomes_smaller(code: Callable[[Tensor], Quantized], weight: Tensor) -> bool:
+def _smaller(code: Callable[[Tensor], Quantized], weight: Tensor) -> Quantized | None:
+    """Return the coded weight, if the layer has enough rows for these codes and takes fewer bits by them."""
     try:
-        return code(weight).compression_rate > 1
+        coded = code(weight)
     except ValueError:
-        return False
+        return None
+    return coded if coded.compression_rate > 1 else None
 
 
 CODES = {"codes": "scalar", "k": 16, "length": 4, "stages": 2, "rank": 8}

@@ -62,7 +62,9 @@ def listing(names: list[str]) -> str:
         images = "looks at images" if method.needs_images else "needs no images"
         lines.append(f"{name:20} {method.paper:10} {method.what}; {images}")
         if names:
-            lines += [f"    {setting} = {default!r}" for setting, default in method.settings().items()]
+            lines += [
+                f"    {setting} = {getattr(default, '__name__', repr(default))}" for setting, default in method.settings().items()
+            ]
             lines += ["", inspect.getdoc(method.run)]
     return "\n".join(lines)
 
