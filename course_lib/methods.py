@@ -62,6 +62,9 @@ class Method:
 def apply(method: str, model: nn.Module, batches: Batches | None, *, retrain: Retrain | None = None, **settings) -> Result:
     """Compress a network by a paper's method; with no settings it does something sensible on any convolutional network.
 
+    Only dense layers and convolutions are compressed: embeddings, recurrent layers and attention's joint projection of queries,
+    keys and values stay as they are.
+
     Args:
         method: one of `METHODS`.
         model: any network, in any mode and on any device; it is left as it was.

@@ -31,7 +31,6 @@ __all__ = [
     "Split",
     "Splits",
     "batched",
-    "denormalise",
     "example",
     "find",
     "load",
@@ -127,12 +126,6 @@ def normalise(pixels: Tensor, name: str) -> Tensor:
     """uint8 pixels (N, C, height, width) -> float32 with the data set's channel statistics taken out."""
     mean, deviation = _statistics(name, pixels.device)
     return pixels.float().div_(255).sub_(mean).div_(deviation)
-
-
-def denormalise(images: Tensor, name: str) -> Tensor:
-    """The inverse of `normalise` up to rounding, as float32 in [0, 1]: for pictures."""
-    mean, deviation = _statistics(name, images.device)
-    return images.mul(deviation).add(mean).clamp(0, 1)
 
 
 def _statistics(name: str, device: torch.device) -> list[Tensor]:
