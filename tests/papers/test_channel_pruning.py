@@ -746,7 +746,8 @@ def test_plans_that_cannot_be_made_say_how_far_it_goes():
 
 
 @pytest.mark.parametrize("kind", ["layer", "network", "tuned"])
-def test_a_row_of_each_kind_at_smoke_scale(kind, tmp_path, monkeypatch):
+def test_a_row_of_each_kind_at_smoke_scale(kind, few, tmp_path, monkeypatch):
+    few(200, 100 if kind == "layer" else 300)
     monkeypatch.chdir(tmp_path)  # where a run that is cut off would leave its state
     setting = next(setting for setting in runs.grid("smoke") if setting["kind"] == kind)
     row = runs.run(setting, seed=0, scale="smoke", device="cpu")

@@ -350,12 +350,13 @@ def test_every_criterion_keeps_what_a_plan_says(vgg, splits, criterion):
     assert surgery.narrow(vgg, kept, IMAGE)(IMAGE).shape == (1, 10)
 
 
-def test_rows_of_every_kind(splits, monkeypatch, tmp_path):
+def test_rows_of_every_kind(few, monkeypatch, tmp_path):
     """At smoke scale, on a few images: every kind gives a row, and the widths of its plan."""
-    monkeypatch.setattr(experiments.data, "load", lambda _name, device: splits)
-    few = experiments.budget("smoke") | dict(images=40)
-    monkeypatch.setattr(experiments, "budget", lambda scale: few)
+    few(32, 64)
+    little = experiments.budget("smoke") | dict(images=24)
+    monkeypatch.setattr(experiments, "budget", lambda scale: little)
     monkeypatch.setattr(experiments, "ORDER_SHARES", (0.5,))
+    monkeypatch.setattr(experiments, "SHARES", (0.0, 0.5))
     monkeypatch.chdir(tmp_path)
     settings = {setting["kind"]: setting for setting in experiments.grid("smoke")[::-1]}  # the first of each kind
     rows = {kind: experiments.run(setting, seed=0, scale="smoke", device="cpu") for kind, setting in settings.items()}

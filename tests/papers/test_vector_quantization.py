@@ -336,7 +336,8 @@ def test_the_error_of_an_output_by_hand():
 
 @pytest.mark.parametrize("kind", ["method", "alone", "sweep"])
 def test_a_row_of_each_kind(kind):
-    setting = next(s for s in runs.grid("smoke") if s["kind"] == kind and s.get("method", "scalar") in ("scalar", "low rank"))
+    quick = (s for s in runs.grid("smoke") if s.get("method", "scalar") in ("scalar", "low rank") and s.get("length", 4) == 4)
+    setting = next(s for s in quick if s["kind"] == kind)
     row = runs.run(setting, seed=0, scale="smoke", device="cpu")
     assert row["data set"] == "mnist-5k" and row == runs.run(setting, seed=0, scale="smoke", device="cpu")
     losses = [p["loss"] for p in (row.get("points") or row["layers"].values())]
