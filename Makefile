@@ -34,7 +34,7 @@ lab: .venv/.installed  ## open JupyterLab on the notebooks; without a display, p
 test: lint  ## run every test that is quick and needs no network, and every notebook at smoke scale
 	$(PYTEST) $(PARALLEL) tests $(NOTEBOOKS)
 
-test-slow: .venv/.installed  ## run the tests that take minutes: every notebook's grading, a forger fifty times
+test-slow: .venv/.installed  ## run the tests that take minutes: every notebook's grading, a forger fifty times, large networks
 	$(PYTEST) $(PARALLEL) -m slow tests
 
 test-network: .venv/.installed  ## run the tests that fetch something for real

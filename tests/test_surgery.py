@@ -96,9 +96,12 @@ def test_any_channels_of_any_layers_at_once(data):
 TORCHVISION = {
     "resnet18": 32, "resnet50": 32, "vgg11_bn": 32, "alexnet": 63, "densenet121": 32, "squeezenet1_1": 32, "mobilenet_v2": 32,
 }  # fmt: skip
+SECONDS = ("resnet50", "vgg11_bn", "densenet121", "mobilenet_v2")  # each takes several
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SECONDS else name for name in TORCHVISION]
+)
 def test_removed_equals_masked_in_torchvisions_networks(name):
     """The first and last layer of each that make channels which can go, and five others drawn by a fixed seed."""
     model = with_statistics(name)

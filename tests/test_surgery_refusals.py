@@ -365,7 +365,9 @@ def test_the_layers_that_papers_list_are_narrowed(name):
     assert set(readers.layers_with_one_reader(model, example)) <= set(surgery.prunable_layers(model, example))
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "vit_b_16" else name for name in TORCHVISION]
+)
 @pytest.mark.timeout(100)
 def test_torchvisions_networks_are_narrowed_or_refused_by_name(name):
     model, example = small(name)

@@ -186,7 +186,9 @@ def test_layers_that_can_be_pruned_by_name():
     assert paper.prunable_layers(models.build("lenet-300-100")) == ["fc1", "fc2"]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "regnet_y_400mf", "mobilenet_v2", "densenet121"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "regnet_y_400mf", "mobilenet_v2", pytest.param("densenet121", marks=pytest.mark.slow)]
+)
 def test_prunable_layers_of_torchvisions_networks_are_narrowed_all_at_once(name):
     torch.manual_seed(0)
     model, image = torchvision.models.get_model(name).eval(), torch.randn(1, 3, 64, 64)

@@ -324,7 +324,7 @@ def test_as_many_neurons_stay_as_are_asked_for_spread_over_the_rounds(lenet, spl
     assert [row["kept"] for row in rounds] == [dict(conv1=16, fc1=400), dict(conv1=12, fc1=300), dict(conv1=8, fc1=200)]
 
 
-TORCHVISION = ("resnet18", "mobilenet_v2")
+TORCHVISION = ("resnet18", pytest.param("mobilenet_v2", marks=pytest.mark.slow))
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
