@@ -96,7 +96,7 @@ def test_any_channels_of_any_layers_at_once(data):
 TORCHVISION = {
     "resnet18": 32, "resnet50": 32, "vgg11_bn": 32, "alexnet": 63, "densenet121": 32, "squeezenet1_1": 32, "mobilenet_v2": 32,
 }  # fmt: skip
-SECONDS = ("resnet50", "vgg11_bn", "densenet121", "mobilenet_v2")  # each takes several
+SECONDS = ("resnet50", "vgg11_bn", "densenet121")  # each takes several
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,7 @@ def test_methods_that_choose_by_weights_need_no_images(method):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg16_bn", "mobilenet_v2", "densenet121"])
 @pytest.mark.parametrize("method", METHODS)
 def test_torchvisions_networks_without_settings(method, name, tmp_path):
@@ -242,7 +243,7 @@ def test_torchvisions_networks_without_settings(method, name, tmp_path):
     torch.manual_seed(0)
     model = get_model(name, num_classes=10).eval()
     random = torch.Generator().manual_seed(1)
-    batches = [(torch.randn(8, 3, 64, 64, generator=random), torch.arange(8)) for _ in range(2)]
+    batches = [(torch.randn(8, 3, 32, 32, generator=random), torch.arange(8)) for _ in range(2)]
     result = methods.apply(method, model, batches)
     result.save(tmp_path / "network")
     loaded = methods.load(tmp_path / "network", get_model(name, num_classes=10))
