@@ -226,7 +226,7 @@ def test_an_interrupt_keeps_what_came(server: Server, path, part, monkeypatch):
 def test_a_killed_process_is_resumed(server: Server, path, part):
     server.files["file"], server.length_lie = WHOLE[:600], 3_400
     server.hold.clear()  # it sends no more, and the connection stays open
-    program = f"from course_lib import transfer; from pathlib import Path; transfer.STALL = 600; \
+    program = f"from course_lib.data import transfer; from pathlib import Path; transfer.STALL = 600; \
         transfer.download([{server.url('file')!r}], Path({str(path)!r}), {md5(WHOLE)!r}, {len(WHOLE)})"
     child = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL, start_new_session=True)
     try:
