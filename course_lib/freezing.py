@@ -27,17 +27,19 @@ def frozen(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
         for part in module.modules():
             places += [(tensors, key) for tensors in (part._parameters, part._buffers) for key in tensors]
     values = [(*place, place[0][place[1]].detach().clone()) for place in places if place[0][place[1]] is not None]
-    trained = [place[place_key] for place, place_key, _ in values if place[place_key].requires_grad]
+    trained = [(tensors, key) for tensors, key, _ in values if tensors[key].requires_grad]
 
     def put_back(*_) -> None:
         for tensors, key, value in values:
+            if tensors.get(key) is None or tensors[key].shape != value.shape:
+                raise ValueError(f"retrain has replaced {key!r} by something else; a frozen parameter keeps its place and shape")
             tensors[key].data.copy_(value)
         for module in still.values():
             module.eval()
 
-    for parameter in trained:
-        parameter.requires_grad_(False)
-        parameter.grad = None  # one from before would be a step of momentum or of weight decay
+    for tensors, key in trained:
+        tensors[key].requires_grad_(False)
+        tensors[key].grad = None  # one from before would be a step of momentum or of weight decay
     hooks = [model.register_forward_pre_hook(put_back)] if values else []
     try:
         yield
@@ -45,8 +47,8 @@ def frozen(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
         for hook in hooks:
             hook.remove()
         put_back()
-        for parameter in trained:
-            parameter.requires_grad_(True)
+        for tensors, key in trained:
+            tensors[key].requires_grad_(True)
 
 
 def _place(model: nn.Module, modules: dict[str, nn.Module], name: str) -> tuple[dict, str]:

@@ -47,7 +47,7 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 def of_zeros(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """Return a mask for the weight of each of the named layers of `model` that holds zeros: False where it is zero."""
-    found = {f"{name}.weight": layer.weight.detach() != 0 for name, layer in layers.items()}
+    found = {f"{name}.weight".removeprefix("."): layer.weight.detach() != 0 for name, layer in layers.items()}
     return {name: mask for name, mask in found.items() if not mask.all()}
 
 
@@ -67,15 +67,20 @@ def holding(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
     """
     check(model, masks)
     parameters = dict(model.named_parameters())
-    held = [(parameters[name], mask.to(parameters[name].device)) for name, mask in masks.items()]
+    held = {name: mask.to(parameters[name].device) for name, mask in masks.items()}
 
     def zero(*_) -> None:
+        # Looked up anew, since whoever trains may put other parameters in their place
+        now = dict(model.named_parameters()) if held else {}
+        for name, mask in held.items():
+            if name not in now or now[name].shape != mask.shape:
+                raise ValueError(f"retrain has replaced {name!r} by something else; a pruned weight keeps its name and shape")
         if held:
             # .data: nothing that autograd has seen changes, since what is multiplied by 0 was 0 there
-            torch._foreach_mul_(*zip(*((weight.data, mask) for weight, mask in held), strict=True))
+            torch._foreach_mul_([now[name].data for name in held], [mask.to(now[name].device) for name, mask in held.items()])
 
     hooks = [model.register_forward_pre_hook(zero)]
-    hooks += [weight.register_hook(mask.mul) for weight, mask in held if weight.requires_grad]
+    hooks += [parameters[name].register_hook(mask.mul) for name, mask in held.items() if parameters[name].requires_grad]
     zero()
     _HELD[model] = masks
     try:

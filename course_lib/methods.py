@@ -12,6 +12,8 @@ tells the settings of one.
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,7 +39,19 @@ from course_lib.training import Retrain
 
 __all__ = ["METHODS", "Method", "Result", "apply", "load"]
 
-load = networks.load
+
+def load(path: str | Path, fresh_model: nn.Module) -> nn.Module:
+    """Return the network that `Result.save` wrote, in evaluation mode on the device of `fresh_model`, with the same outputs.
+
+    Args:
+        path: the file.
+        fresh_model: the network as it was before any compression, whatever its weights; it is left as it was.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged file, or one of another network; the message names what differs.
+    """
+    return networks.load(path, _uncompiled(fresh_model))
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,8 @@ def apply(method: str, model: nn.Module, batches: Batches | None, *, retrain: Re
     """Compress a network by a paper's method; with no settings it does something sensible on any convolutional network.
 
     Only dense layers and convolutions are compressed: embeddings, recurrent layers and attention's joint projection of queries,
-    keys and values stay as they are.
+    keys and values stay as they are. Layers that run in training mode only, as auxiliary classifiers do, are not followed. When
+    methods follow one another, retraining holds what the present one prunes; weights that an earlier one set to zero may move.
 
     Args:
         method: one of `METHODS`.
@@ -81,18 +96,14 @@ def apply(method: str, model: nn.Module, batches: Batches | None, *, retrain: Re
         ValueError: an unknown method or setting, a setting out of its range, weights or images that are not finite, images that
             the model does not take, or layers that the method cannot handle; the message names them.
     """
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; allowed are {', '.join(METHODS)}")
+    if not (isinstance(method, str) and method in METHODS):
+        raise ValueError(f"method is {method!r:.60}; allowed are {', '.join(METHODS)}")
     chosen = METHODS[method]
-    known = chosen.settings()
-    for name in settings:
-        if name not in known:
-            raise ValueError(f"{name!r} is no setting of {method}; its settings are {', '.join(known)}")
-    if retrain is not None and not callable(retrain):
-        raise ValueError(f"retrain is a {type(retrain).__name__}; expected a function that trains the network it is given")
+    _check_settings(method, chosen.settings(), settings | {"retrain": retrain})
     if batches is None and chosen.needs_images:
         raise ValueError(f"batches is None; {method} looks at images to choose what it removes")
-    _check_finite(model)
+    _check_model(model)
+    model = _uncompiled(model)
     if batches is not None:
         _check_images(model, batches)
     with torch.inference_mode(False), torch.enable_grad():
@@ -101,13 +112,51 @@ def apply(method: str, model: nn.Module, batches: Batches | None, *, retrain: Re
     return result
 
 
-def _check_finite(model: nn.Module) -> None:
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    if not any(isinstance(module, masks.LAYERS) for module in model.modules()):
+CALLED = ("retrain", "finish", "finetune", "measure", "prune_layer")  # settings that are functions
+
+
+def _check_settings(method: str, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise ValueError for a setting that the method has not, or of a type that it never takes; before any training."""
+    for name, value in given.items():
+        if name not in known and name != "retrain":
+            raise ValueError(f"{name!r} is no setting of {method}; its settings are {', '.join(known)}")
+        if name in CALLED and not (value is None or callable(value)):
+            raise ValueError(f"{name} is a {type(value).__name__}; expected a function of a network")
+        default = known.get(name)
+        number = isinstance(default, Real) and not isinstance(default, bool)
+        several = name in ("keep", "sparsity") and isinstance(value, Mapping)
+        if number and not several and (not isinstance(value, Real) or isinstance(default, int) and value != int(value)):
+            raise ValueError(f"{name} is {value!r}; expected {'a whole number' if isinstance(default, int) else 'a number'}")
+
+
+def _check_model(model: nn.Module) -> None:
+    """Raise ValueError for a network whose layers cannot be compressed one by one."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, masks.LAYERS)}
+    if not layers:
         raise ValueError("model has no dense layer and no convolution; there is nothing to compress")
-    for name, tensor in tensors:
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+    for name, layer in layers.items():
+        if "weight" not in layer._parameters:
+            raise ValueError(
+                f"model computes the weight of layer {name!r}, as weight_norm and torch.nn.utils.prune do; make it final first: "
+                "parametrize.remove_parametrizations, remove_weight_norm, or prune.remove"
+            )
+    owners: dict[nn.Parameter, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owner = owners.setdefault(parameter, name)
+        if owner != name and any(f"{layer}.weight" in (owner, name) for layer in layers):
+            raise ValueError(f"model has one tensor as {owner!r} and {name!r}; untie them first, since each would change alone")
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"model has a state of its own in {name!r}, a {type(value).__name__}; only tensors can be saved")
+        if value.is_floating_point() and not value.isfinite().all():
             raise ValueError(f"model holds NaN or infinity in {name!r}; there is nothing to choose by")
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """Return the network within what torch.compile made."""
+    return getattr(model, "_orig_mod", model)
 
 
 def _check_images(model: nn.Module, batches: Batches) -> None:
@@ -117,7 +166,7 @@ def _check_images(model: nn.Module, batches: Batches) -> None:
     try:
         with torch.no_grad(), evaluating(model):
             model(images)
-    except (RuntimeError, ValueError, TypeError) as reason:
+    except Exception as reason:  # whatever this network raises at what it does not take
         raise ValueError(
             f"batches yields images of shape {tuple(images.shape)}, which the model does not take: {reason}"
         ) from reason

@@ -66,10 +66,10 @@ def _pair(pair: object) -> tuple[Tensor, Tensor]:
     if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(part, Tensor) for part in pair)):
         raise ValueError(f"batches yields a {type(pair).__name__}; expected (images, labels), two tensors")
     images, labels = pair
-    if images.dim() < 2 or len(images) != len(labels):
+    if images.dim() < 2 or labels.dim() < 1 or len(images) != len(labels):
         raise ValueError(
             f"batches yields images of shape {tuple(images.shape)} and labels of shape {tuple(labels.shape)}; "
-            "expected (N, ...) and (N,)"
+            "expected (N, ...) and (N,), as a DataLoader yields them"
         )
     if images.is_floating_point() and not images.isfinite().all():
         raise ValueError("batches yields images that hold NaN or infinity")

@@ -233,7 +233,8 @@ def prune(
         kept[reader] = choose(seen, weight, keep) if isinstance(keep, int) else keep
         weight, bias = refit(seen, kept[reader])
         layer.weight[:, source.columns] = weight.to(layer.weight).view(len(bias), *source.columns.shape, *layer.weight.shape[2:])
-        layer.bias = nn.Parameter(bias.to(layer.weight))
+        trained = (layer.weight if layer.bias is None else layer.bias).requires_grad
+        layer.bias = nn.Parameter(bias.to(layer.weight), trained)
         row = dict(layer=name, reader=reader, kept=len(kept[reader]), explained=explained(seen, weight))
         record.append(row | dict(corrected=reader in ends))
     narrower = keep_inputs(pruned, kept, first)

@@ -230,7 +230,7 @@ def compress_network(
     Raises:
         ValueError: what `weight_pruning.prune` or `compress` refuses.
     """
-    _bits_by_parameter(model, bits), _bits_by_parameter(model, index_bits, least=0)  # before any training
+    CompressedNetwork("", {}, coder), _bits_by_parameter(model, bits), _bits_by_parameter(model, index_bits, least=0)  # checks
     pruned = weight_pruning.prune(model, batches, sparsity, rounds=rounds, retrain=retrain, measure=measure)
     network = quantize(pruned.model, bits=bits)
     figures = {} if measure is None else {"quantized": measure(network)}
@@ -278,9 +278,9 @@ def _bits_by_parameter(model: nn.Module, bits: Bits, least: int = 1) -> dict[str
             raise ValueError(f"layer {name!r} computes its weight; torch.nn.utils.prune.remove(layer, 'weight') makes it final")
         kind = next(kind for kind, types in KINDS.items() if isinstance(layer, types))
         if (width := by_name.get(name, by_name.get(kind))) is not None:
-            chosen[f"{name}.weight"] = width
+            chosen[f"{name}.weight".removeprefix(".")] = width
         if "bias" in by_name and layer.bias is not None:
-            chosen[f"{name}.bias"] = by_name["bias"]
+            chosen[f"{name}.bias".removeprefix(".")] = by_name["bias"]
     return chosen
 
 

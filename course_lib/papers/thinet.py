@@ -7,8 +7,7 @@ y = b + sum_c x_c, where x_c is the contribution of input channel c. The channel
 
 Here, in the paper's order: the samples (section 3.2.1), the greedy choice (3.2.2, algorithm 1), the least-squares rescaling
 of the kept channels (3.2.3), and the pruning of a layer and of a network (3.1). Beside the greedy choice stands that of the
-journal version (IEEE TPAMI 41, 2019), which grows the set to keep. In a residual network only layers inside a block have one
-next layer, and only these are pruned (3.3).
+journal version (IEEE TPAMI 41, 2019), which grows the set to keep. In residual networks only layers inside a block qualify (3.3).
 """
 
 import copy
@@ -54,8 +53,9 @@ def sample_images(batches: Batches, per_class: int = 10, seed: int = 0) -> Tenso
     random, count = torch.Generator().manual_seed(seed), itertools.count()
     kept: dict[int, list] = defaultdict(list)  # label -> a heap, the greatest random number first
     for images, labels in batched(batches):
+        _check_number("labels per image in batches", labels[0].numel(), 1, 1)
         keys = torch.rand(len(labels), generator=random, dtype=torch.float64)
-        for key, label, image in zip((-keys).tolist(), labels.tolist(), images, strict=True):
+        for key, label, image in zip((-keys).tolist(), labels.flatten().tolist(), images, strict=True):
             if len(kept[label]) < per_class:
                 heapq.heappush(kept[label], (key, next(count), image.clone()))
             elif key > kept[label][0][0]:

@@ -122,5 +122,5 @@ def _check(whole: Mapping[str, Tensor], codes: Codes) -> None:
     for name, tensor in decoded.items():
         if name not in whole:
             raise ValueError(f"codes names {name!r}; the model's tensors are {', '.join(whole)}")
-        if whole[name].shape != tensor.shape or not torch.equal(whole[name].to(tensor.dtype), tensor.cpu()):
+        if whole[name].shape != tensor.shape or not torch.equal(whole[name], tensor.cpu().to(whole[name].dtype)):
             raise ValueError(f"codes of {name!r} decode to something else than the model's tensor; it was trained since")

@@ -34,7 +34,7 @@ def keep_inputs(model: nn.Module, kept: Mapping[str, Sequence[int] | Tensor], ex
     model = copy.deepcopy(model)
     for layer in map(model.get_submodule, sources):
         if layer.bias is None:
-            layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)))
+            layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)), layer.weight.requires_grad)
     filters = {source.producers[-1]: channels[name] for name, source in sources.items() if source.producers}
     model = surgery.narrow(model, filters, example_input)
     for name, source in sources.items():

@@ -57,7 +57,9 @@ def call(retrain: Retrain | None, model: nn.Module, number: int = 1) -> None:
     try:
         if retrain is not None:
             with torch.inference_mode(False), torch.enable_grad():
-                (retrain.nth(number) if isinstance(retrain, Recipe) else retrain)(model)
+                returned = (retrain.nth(number) if isinstance(retrain, Recipe) else retrain)(model)
+                if isinstance(returned, nn.Module) and returned is not model:
+                    raise ValueError("retrain returns another network; it has to train the one it is given, in place")
     finally:
         model.eval()
 
