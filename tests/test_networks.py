@@ -14,16 +14,7 @@ from course_lib import models, storage, surgery
 from course_lib.storage import networks
 from course_lib.storage.codes import Sparse, pack, unpack
 from course_lib.surgery.inputs import keep_inputs
-
-
-def pruned_vgg() -> nn.Module:
-    """vgg-small narrowed twice, then 'retrained': its weights are new."""
-    model, example = models.build("vgg-small").eval(), models.example_input("vgg-small")
-    model = surgery.narrow(model, dict(conv2=[0, 3, 4, 30], conv6=range(9)), example)
-    model = surgery.keep_channels(model, "conv2", [1, 3], example)
-    for parameter in model.parameters():
-        parameter.data.add_(0.01 * torch.randn_like(parameter))
-    return model
+from tests.test_surgery import pruned_vgg
 
 
 def test_a_narrow_network_is_loaded_in_a_fresh_process(tmp_path):
