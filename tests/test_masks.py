@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from course_lib import masks, models, training
+from course_lib.streams import stream
 
 OPTIMIZERS = {
     "SGD with momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-2),
@@ -147,8 +148,8 @@ def test_cuda_masks_from_the_cpu_hold_on_the_gpu():
 
 def test_a_recipe_draws_other_streams_and_files_in_each_call(tmp_path):
     """No two of (seed, call) share a stream, as `seed + call` would."""
-    assert len({training.stream(seed, number) for seed in range(50) for number in range(1, 50)}) == 50 * 49
+    assert len({stream(seed, "call", number) for seed in range(50) for number in range(1, 50)}) == 50 * 49
     recipe = training.recipe(None, epochs=1, resume_from=tmp_path / "state", seed=3)
     settings = [recipe.nth(number).settings for number in (1, 2)]
-    assert [s["seed"] for s in settings] == [3_000_009, 3_000_010]
+    assert [s["seed"] for s in settings] == [stream(3, "call", 1), stream(3, "call", 2)]
     assert [s["resume_from"] for s in settings] == [f"{tmp_path / 'state'}.{number}" for number in (1, 2)]

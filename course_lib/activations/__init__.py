@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from course_lib.data import Batches, Split, batched
 from course_lib.modes import evaluating
+from course_lib.streams import stream
 
 BATCH = 100  # images of a split in a forward pass
 Reader = Callable[[nn.Module, Tensor, Tensor], Any]  # (module, its input, its output) -> what is wanted of them
@@ -75,7 +76,7 @@ def samples_of(batches: Batches, images: int, positions: int, seed: int, device:
     if isinstance(batches, Split) and len(batches.labels) > images:
         batches = batches.take(images, seed)
     for number, (batch, _labels) in enumerate(batched(batches, BATCH, device)):
-        yield Sample(batch[:images], positions, seed * 100_003 + number)
+        yield Sample(batch[:images], positions, stream(seed, "positions", number))
         images -= len(batch)
         if images <= 0:
             return

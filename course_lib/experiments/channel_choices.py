@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from course_lib import activations, least_squares, surgery
 from course_lib.papers import channel_pruning as paper
+from course_lib.streams import stream
 
 
 class Layer(NamedTuple):
@@ -32,7 +33,7 @@ def layers_of(model: nn.Module, names: Sequence[str], images: Tensor, positions:
 
 def _pairs(model: nn.Module, name: str, images: Tensor, positions: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     for number, batch in enumerate(images.split(activations.BATCH)):
-        sample = activations.Sample(batch, positions, seed * 100_003 + number)
+        sample = activations.Sample(batch, positions, stream(seed, "positions", number))
         yield activations.watch(model, {name: sample.pair}, batch)[name]
 
 

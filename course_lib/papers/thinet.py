@@ -26,9 +26,10 @@ from course_lib import activations, cost, surgery
 from course_lib.data import Batches, batched, example
 from course_lib.modes import evaluating
 from course_lib.result import Result
+from course_lib.streams import stream
 from course_lib.surgery import keeping
 from course_lib.surgery.readers import fold_scales, layers_with_one_reader, next_layer
-from course_lib.training import Retrain, call, stream
+from course_lib.training import Retrain, call
 
 Choice = Callable[[Tensor, int], Tensor]  # (contributions (m, C), number to keep) -> ascending indices to keep
 
@@ -87,12 +88,11 @@ def channel_contributions(model: nn.Module, layer: str, images: Tensor, *, posit
     _check_number("positions", positions, 1)
     _check_number("number of images", len(images), 1)
     name, columns = next_layer(model, layer, images[:1])
-    # Filters are drawn from another stream than positions, or a filter would always be seen at the same positions
-    random = torch.Generator().manual_seed(2**31 + seed)
+    random = torch.Generator().manual_seed(stream(seed, "filters"))
     rows: list[Tensor] = []
     with evaluating(model):
         for number, batch in enumerate(images.split(100)):
-            sample = activations.Sample(batch, positions, seed * 100_003 + number)
+            sample = activations.Sample(batch, positions, stream(seed, "positions", number))
             products = activations.watch(model, {name: partial(_sampled_products, sample, random)}, batch)[name]
             rows.append(products[:, columns.to(products.device)].sum(2))  # (N K, inputs) -> (N K, C, r) -> (N K, C)
     return torch.cat(rows)
@@ -267,8 +267,8 @@ def prune(
     plan = {name: keeping.checked(wanted[name], len(model.get_submodule(name).weight), name) for name in layers if name in wanted}
     for number, layer in enumerate([*plan, None] if finish is not None else plan, start=1):
         if layer is not None:
-            images = sample_images(batches, per_class, stream(seed, number)).to(image.device)
-            model = prune_layer(model, layer, plan[layer], images, seed=stream(seed, number))
+            images = sample_images(batches, per_class, stream(seed, "layer", number)).to(image.device)
+            model = prune_layer(model, layer, plan[layer], images, seed=stream(seed, "layer", number))
         kept = None if layer is None else len(model.get_submodule(layer).weight)
         row = dict(layer=layer, kept=kept, MACs=int(cost.count(model, image).MACs.sum()))
         before = {} if measure is None else {"pruned": measure(model)}

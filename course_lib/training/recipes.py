@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from course_lib.data import Splits
+from course_lib.streams import stream
 from course_lib.training.fitting import History, fit
 
 Retrain = Callable[[nn.Module], Any]  # trains the network that it is given, in place; what it returns is not read
@@ -38,7 +39,8 @@ class Recipe:
         """
         path = self.settings.get("resume_from")
         own = {} if path is None else {"resume_from": f"{path}.{number}"}
-        return dataclasses.replace(self, settings=self.settings | own | {"seed": stream(self.settings.get("seed", 0), number)})
+        seed = stream(self.settings.get("seed", 0), "call", number)
+        return dataclasses.replace(self, settings=self.settings | own | {"seed": seed})
 
 
 def recipe(splits: Splits, *, epochs: float, **settings) -> Recipe:
@@ -62,12 +64,3 @@ def call(retrain: Retrain | None, model: nn.Module, number: int = 1) -> None:
                     raise ValueError("retrain returns another network; it has to train the one it is given, in place")
     finally:
         model.eval()
-
-
-def stream(seed: int, number: int) -> int:
-    """Return the seed of the n-th random stream, from 1 on; no two pairs (seed, number) share one, up to a million streams.
-
-    >>> stream(0, 1), stream(0, 2), stream(1, 1)
-    (0, 1, 1000003)
-    """
-    return seed * 1_000_003 + number - 1
