@@ -8,4 +8,4 @@ def grid(scale: str) -> list[dict]:
 
 
 def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
-    return {"data set": data.load("mnist").name}
+    return {"data set": data.load("mnist", scale=scale).name}

@@ -38,9 +38,10 @@ PICKLES = dict(data.PICKLES)
 
 @pytest.fixture
 def lesson(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lesson scale without a network."""
+    """Lesson scale without a network; small sets have no images to hold out."""
     monkeypatch.setenv("COURSE_SCALE", "lesson")
     monkeypatch.setenv("COURSE_OFFLINE", "1")
+    monkeypatch.setitem(data.VALIDATION, "cifar10", 0)
 
 
 def write(folder: Path, contents: dict[str, bytes]) -> dict[str, str]:
@@ -80,6 +81,7 @@ def mnist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, np.ndarr
         shape = arrays[file].shape
         contents[file] = struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape) + arrays[file].tobytes()
     monkeypatch.setitem(download.FILES, "mnist", write(tmp_path / "MNIST/raw", contents))
+    monkeypatch.setitem(data.VALIDATION, "mnist", 0)
     return arrays
 
 
@@ -315,7 +317,7 @@ def test_smoke_scale_takes_the_stand_in_without_a_word(name, stand_in, shape, re
     monkeypatch.setattr(data, "fetch", lambda *_, **__: pytest.fail("fetched at smoke scale"))
     splits = data.load(name, root=tmp_path)
     assert (splits.name, splits.requested, splits.is_stand_in) == (stand_in, name, True)
-    assert splits.train.images.shape == (4_000, *shape)
+    assert splits.train.images.shape == (3_500, *shape) and splits.validation.images.shape == (500, *shape)
     assert splits.test.images.shape == (1_000, *shape)
     assert splits.classes == tuple("0123456789")
     assert not recwarn.list
@@ -395,3 +397,30 @@ def test_take_draws_without_replacement_and_keeps_pairs():
     assert len(split.take(0).labels) == 0
     with pytest.raises(ValueError, match="count is -1"):
         split.take(-1)
+
+
+# Held out
+
+
+def rows_of(images: Tensor) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images}
+
+
+@pytest.mark.parametrize("name", stand_ins.READERS)
+def test_the_validation_images_are_a_fixed_part_of_the_training_set_every_class_alike(name):
+    splits, again = data.load(name), data.load(name)
+    assert splits.validation.labels.bincount().tolist() == [data.VALIDATION[name] // 10] * 10
+    assert torch.equal(splits.validation.images, again.validation.images)
+    images, labels = stand_ins.READERS[name]()[:2]
+    whole = rows_of(data.normalise(torch.from_numpy(images), name))
+    train, held = rows_of(splits.train.images), rows_of(splits.validation.images)
+    assert train | held == whole and not train & held
+    assert len(splits.train.labels) + len(splits.validation.labels) == len(labels)
+
+
+@pytest.mark.parametrize("count", [3, 22])
+def test_what_cannot_be_held_out_evenly_is_refused(count):
+    whole = Split(torch.zeros(20, 1), torch.arange(20) % 2)
+    assert [len(part.labels) for part in data.held_out(whole, 20)] == [0, 20]
+    with pytest.raises(ValueError, match=f"count is {count}; not that many of 20 images"):
+        data.held_out(whole, count)

@@ -31,7 +31,7 @@ def unlabelled(images: torch.Tensor) -> Split:
 @pytest.fixture(scope="module")
 def splits() -> data.Splits:
     whole = data.load("mnist-5k")
-    return data.Splits(whole.train.take(8), whole.test.take(256), whole.name, whole.requested)
+    return data.Splits(whole.train.take(8), whole.validation.take(256), whole.test.take(256), whole.name, whole.requested)
 
 
 @pytest.fixture

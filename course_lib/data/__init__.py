@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_lib import scale
+from course_lib import scale as scales
 from course_lib.data import stand_ins
 from course_lib.data.batches import Batches, Split, batched, example
 from course_lib.data.download import FILES, FOLDERS, Unavailable, fetch, root_folder, unpickled
 from course_lib.data.transfer import problem
 from course_lib.files import replacing
+from course_lib.scale import StandInWarning
 
 __all__ = [
     "CLASSES",
@@ -51,14 +52,22 @@ STATISTICS = {
     "mnist-m": ((0.4112, 0.4318, 0.3998), (0.3705, 0.2976, 0.3229)),
 }
 
+# Images of the original training set that are held out for choices: 500 (50) of each class
+VALIDATION = {"mnist": 5_000, "cifar10": 5_000, "mnist-5k": 500, "mnist-m": 500}
+
 Arrays = tuple[np.ndarray, ...]  # train images (N, C, height, width), labels (N,), test images, labels; all uint8
 
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set. `name` is the set really in use; `requested` what was asked for, another name for a stand-in."""
+    """A data set. `name` is the set really in use; `requested` what was asked for, another name for a stand-in.
+
+    Train on `train`, choose on `validation`, report `test` once. The validation images are a part of the original training set
+    that no network of this course has trained on: every class alike, the same images in every call.
+    """
 
     train: Split
+    validation: Split
     test: Split
     name: str
     requested: str
@@ -81,17 +90,19 @@ def load(
     root: str | Path | None = None,
     device: str | torch.device | None = None,
     patience: float | None = None,
+    scale: str | None = None,
 ) -> Splits:
     """A data set as normalised tensors on `device`.
 
     Real data that is absent is fetched first. At smoke scale, or where it cannot be had, the stand-in comes instead; in
-    the second case with a `scale.StandInWarning` that says why and what to do.
+    the second case with a `StandInWarning` that says why and what to do.
 
     Args:
         name: 'mnist', 'cifar10', or a stand-in by its own name: 'mnist-5k', 'mnist-m'.
         root: the data root; default COURSE_DATA, else `data/`.
         device: where the tensors shall live; default the CPU.
         patience: seconds to wait for a download before going on with the stand-in; None waits for as long as it takes.
+        scale: 'smoke', 'lesson' or 'paper'; default the scale in force.
 
     Raises:
         ValueError: unknown name.
@@ -101,7 +112,8 @@ def load(
     device = torch.device(device or "cpu")
     if _known(name) not in REAL:
         return _splits(stand_ins.READERS[name](), name, name, device)
-    if scale.name() == "smoke":
+    scale = scale or scales.name()
+    if scale == "smoke":
         return _stand_in(name, "smoke scale uses embedded data", device)
     root = root_folder(root)
     if find(name, root) is None:
@@ -109,10 +121,10 @@ def load(
             fetch(name, root, patience=patience)
         except Unavailable as reason:
             advice = f"`python -m course_lib data {name}` fetches it"
-            if scale.name() == "paper":
+            if scale == "paper":
                 raise RuntimeError(f"{name} is not at hand ({reason}), and paper scale refuses stand-ins; {advice}") from reason
             message = f"{name} is not at hand ({reason}): using the stand-in {REAL[name]}; {advice}"
-            warnings.warn(message, scale.StandInWarning, stacklevel=2)
+            warnings.warn(message, StandInWarning, stacklevel=2)
             return _stand_in(name, str(reason), device)
     return _splits(find(name, root)(root), name, name, device)
 
@@ -144,9 +156,25 @@ def _stand_in(name: str, why: str, device: torch.device) -> Splits:
 
 def _splits(arrays: Arrays, name: str, requested: str, device: torch.device, why: str = "") -> Splits:
     train_images, train_labels, test_images, test_labels = (torch.from_numpy(array).to(device) for array in arrays)
-    train = Split(normalise(train_images, name), train_labels.long())
+    whole = Split(normalise(train_images, name), train_labels.long())
     test = Split(normalise(test_images, name), test_labels.long())
-    return Splits(train, test, name, requested, why)
+    return Splits(*held_out(whole, VALIDATION[name]), test, name, requested, why)
+
+
+def held_out(whole: Split, count: int) -> tuple[Split, Split]:
+    """Return a split without `count` of its images, and these: every class alike, drawn the same way in every call.
+
+    Raises:
+        ValueError: `count` cannot be shared out evenly among the classes, or a class has too few images.
+    """
+    classes = int(whole.labels.max()) + 1
+    order = torch.randperm(len(whole.labels), generator=torch.Generator().manual_seed(0)).to(whole.labels.device)
+    chosen = [order[whole.labels[order] == kind][: count // classes] for kind in range(classes)]
+    if count % classes or sum(len(places) for places in chosen) != count:
+        raise ValueError(f"count is {count}; not that many of {len(whole.labels)} images can be held out, each class alike")
+    out = torch.zeros(len(whole.labels), dtype=torch.bool, device=whole.labels.device)
+    out[torch.cat(chosen)] = True
+    return Split(whole.images[~out], whole.labels[~out]), Split(whole.images[out], whole.labels[out])
 
 
 # Readers, one for each layout on the disk. A file whose MD5 is not the original's is refused: that costs 0.3 s for CIFAR-10.

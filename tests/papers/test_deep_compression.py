@@ -27,7 +27,7 @@ random_masks = arrays(bool, st.tuples(st.integers(0, 6), st.integers(1, 60)), el
 @pytest.fixture(scope="module")
 def splits() -> data.Splits:
     whole = data.load("mnist-5k")
-    return data.Splits(whole.train.take(512), whole.test.take(256), whole.name, whole.requested)
+    return data.Splits(whole.train.take(512), whole.validation.take(256), whole.test.take(256), whole.name, whole.requested)
 
 
 @pytest.fixture
@@ -329,7 +329,7 @@ def test_a_row_of_each_kind(kind, monkeypatch, tmp_path, pruned):
     monkeypatch.setattr(runs, "budget", lambda scale: smoke)
     rows = [s for s in runs.grid("smoke") if s["kind"] == kind]
     whole = data.load("mnist-5k")
-    few = data.Splits(whole.train.take(256), whole.test.take(256), whole.name, whole.requested)
+    few = data.Splits(whole.train.take(256), whole.validation.take(256), whole.test.take(256), whole.name, whole.requested)
     monkeypatch.setattr(runs.data, "load", lambda name, device: few)
     row = runs.run(rows[-1] if kind == "size" else rows[0], seed=0, scale="smoke", device="cpu")
     assert row["data set"] == "mnist-5k" and row["baseline_error"] < 5
@@ -341,7 +341,7 @@ def test_a_row_of_each_kind(kind, monkeypatch, tmp_path, pruned):
 
 
 def on_gpu(splits: data.Splits) -> data.Splits:
-    parts = (data.Split(split.images.cuda(), split.labels.cuda()) for split in (splits.train, splits.test))
+    parts = (data.Split(split.images.cuda(), split.labels.cuda()) for split in (splits.train, splits.validation, splits.test))
     return data.Splits(*parts, splits.name, splits.requested)
 
 

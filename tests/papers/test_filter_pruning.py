@@ -17,6 +17,7 @@ from torch import nn
 from course_lib import cost, data, models, surgery, training
 from course_lib.experiments import filter_pruning as experiments
 from course_lib.experiments import runner
+from course_lib.models.pretraining import CHECKPOINTS
 from course_lib.papers import filter_pruning as paper
 from course_lib.storage import networks
 from course_lib.surgery import keeping
@@ -33,7 +34,7 @@ filters = arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 3), st.
 @pytest.fixture(scope="module")
 def splits() -> data.Splits:
     whole = data.load("mnist-m")
-    return data.Splits(whole.train.take(256), whole.test.take(128), whole.name, whole.requested)
+    return data.Splits(whole.train.take(256), whole.validation.take(128), whole.test.take(128), whole.name, whole.requested)
 
 
 @pytest.fixture(scope="module")
@@ -400,7 +401,7 @@ def test_every_setting_finds_its_budget(scale):
         assert work["long"] and work["rounds"] % setting.get("rounds", 1) == 0
 
 
-NARROWED = sorted((models.CHECKPOINTS / "narrowed").glob("*.filters-*.safetensors"))
+NARROWED = sorted((CHECKPOINTS / "narrowed").glob("*.filters-*.safetensors"))
 
 
 @pytest.mark.parametrize("path", NARROWED, ids=lambda path: path.stem)
@@ -470,7 +471,7 @@ def test_a_cached_baseline_is_read_whatever_device_trained_it(splits, monkeypatc
 
 
 def on_gpu(splits: data.Splits) -> data.Splits:
-    parts = (data.Split(split.images.cuda(), split.labels.cuda()) for split in (splits.train, splits.test))
+    parts = (data.Split(split.images.cuda(), split.labels.cuda()) for split in (splits.train, splits.validation, splits.test))
     return data.Splits(*parts, splits.name, splits.requested)
 
 

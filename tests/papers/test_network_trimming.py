@@ -47,7 +47,7 @@ def unlabelled(images: torch.Tensor) -> Split:
 @pytest.fixture(scope="module")
 def splits() -> data.Splits:
     whole = data.load("mnist-5k")
-    return data.Splits(whole.train.take(512), whole.test.take(256), whole.name, whole.requested)
+    return data.Splits(whole.train.take(512), whole.validation.take(256), whole.test.take(256), whole.name, whole.requested)
 
 
 @pytest.fixture
@@ -431,7 +431,7 @@ def test_the_settings_have_names_of_their_own(scale):
 
 
 def on_gpu(splits: data.Splits) -> data.Splits:
-    parts = (data.Split(split.images.cuda(), split.labels.cuda()) for split in (splits.train, splits.test))
+    parts = (data.Split(split.images.cuda(), split.labels.cuda()) for split in (splits.train, splits.validation, splits.test))
     return data.Splits(*parts, splits.name, splits.requested)
 
 

@@ -25,8 +25,9 @@ from course_lib.lessons import thinet as lesson
 from course_lib.papers import channel_pruning
 from course_lib.papers import thinet as paper
 from course_lib.storage import networks
+from course_lib.streams import stream
 from course_lib.surgery import readers
-from course_lib.training import evaluate, recipe, stream
+from course_lib.training import evaluate, recipe
 from tests.resumption import resumed
 
 pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
@@ -402,7 +403,7 @@ def test_a_torchvision_network_is_pruned():
 @pytest.fixture(scope="module")
 def splits() -> data.Splits:
     whole = data.load("mnist-m")
-    return data.Splits(whole.train.take(256), whole.test.take(200), whole.name, whole.requested)
+    return data.Splits(whole.train.take(256), whole.validation.take(200), whole.test.take(200), whole.name, whole.requested)
 
 
 def test_images_are_drawn_for_each_class(splits):
@@ -461,8 +462,8 @@ def test_a_network_without_retraining_is_its_layers_one_after_another(splits):
     pruned = paper.prune(model, splits.train, KEEP, per_class=4, measure=accuracy_on(splits.test), seed=5)
     expected = copy.deepcopy(model).eval()
     for number, (layer, row) in enumerate(zip(["conv1", "conv3"], pruned.record, strict=True), start=1):
-        images = paper.sample_images(splits.train, 4, stream(5, number))
-        expected = paper.prune_layer(expected, layer, KEEP[layer], images, seed=stream(5, number))
+        images = paper.sample_images(splits.train, 4, stream(5, "layer", number))
+        expected = paper.prune_layer(expected, layer, KEEP[layer], images, seed=stream(5, "layer", number))
         accuracy, macs = evaluate(expected, splits.test), cost.count(expected, splits.test.images[:1]).MACs.sum()
         assert row == dict(layer=layer, kept=KEEP[layer], MACs=macs, pruned=accuracy, retrained=accuracy)
     assert all(torch.equal(value, expected.state_dict()[key]) for key, value in pruned.model.state_dict().items())

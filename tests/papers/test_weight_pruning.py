@@ -26,7 +26,7 @@ matrices = arrays(np.float64, st.tuples(st.integers(1, 8), st.integers(1, 8)), e
 @pytest.fixture(scope="module")
 def splits() -> data.Splits:
     whole = data.load("mnist-5k")
-    return data.Splits(whole.train.take(512), whole.test.take(256), whole.name, whole.requested)
+    return data.Splits(whole.train.take(512), whole.validation.take(256), whole.test.take(256), whole.name, whole.requested)
 
 
 @pytest.fixture
