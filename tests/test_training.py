@@ -28,7 +28,7 @@ def splits() -> Splits:
     images = torch.randn(300, 1, 28, 28, generator=random)
     for label in range(10):
         images[labels == label, 0, 2 * label + 4 : 2 * label + 6, 8:20] += 3
-    return Splits(Split(images, labels), Split(images[:100], labels[:100]), "random", "random")
+    return Splits(Split(images, labels), *[Split(images[:100], labels[:100])] * 2, "random", "random")
 
 
 def state(model: nn.Module) -> torch.Tensor:
@@ -120,7 +120,7 @@ def test_frozen_layers_stay_and_are_trainable_again_afterwards(splits):
 def test_one_step_with_both_penalties_equals_the_formula_in_numpy(splits):
     """w <- w - lr (g + l1 sign(w) + l2 w), without momentum."""
     images, labels = splits.train.images[:50], splits.train.labels[:50]
-    batch = Splits(Split(images, labels), splits.test, "random", "random")
+    batch = Splits(Split(images, labels), *[splits.test] * 2, "random", "random")
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     weight = model[1].weight.detach().double().numpy().copy()
     x, y = images.flatten(1).double().numpy(), labels.numpy()
@@ -189,7 +189,7 @@ def test_a_write_that_is_cut_off_leaves_the_state_before_it(splits, monkeypatch,
 
 def test_an_error_in_the_data_puts_everything_back(splits):
     model = fresh("lenet-5").train()
-    broken = Splits(Split(splits.train.images, splits.train.labels + 20), splits.test, "random", "random")
+    broken = Splits(Split(splits.train.images, splits.train.labels + 20), *[splits.test] * 2, "random", "random")
     with pytest.raises((IndexError, RuntimeError)):
         training.fit(model, broken, epochs=1, frozen=["conv1"], **QUIET)
     assert not model.training and all(p.requires_grad and p.is_contiguous() for p in model.parameters())
@@ -234,14 +234,18 @@ def test_no_device_is_touched_but_the_models(splits, monkeypatch):
 
 def test_what_fit_and_evaluate_compute_in(monkeypatch):
     """By device, for images of four dimensions; a stand-in for images on a GPU serves where there is none."""
-    on_gpu = SimpleNamespace(is_cuda=True, dim=lambda: 4)
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), dim=lambda: 4)
     here = torch.zeros(2, 1, 28, 28)
     convolutions, dense = fresh("lenet-5"), fresh("lenet-300-100")
     assert training.fitting._arithmetic(convolutions, on_gpu) == (torch.bfloat16, torch.channels_last)
     assert training.fitting._arithmetic(dense, on_gpu) == (torch.bfloat16, torch.contiguous_format)
     assert training.fitting._arithmetic(convolutions, on_gpu, torch.float32) == (torch.float32, torch.channels_last)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     assert training.fitting._arithmetic(convolutions, here) == (torch.float32, torch.channels_last)
+    assert training.fitting._arithmetic(dense, here) == (torch.float32, torch.contiguous_format)
     assert training.fitting._arithmetic(convolutions, here.flatten(1)) == (torch.float32, torch.contiguous_format)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert training.fitting._arithmetic(convolutions, here) == (torch.bfloat16, torch.channels_last)
 
 
 def test_evaluate_computes_on_the_cpu_in_what_it_is_given(splits):
@@ -265,7 +269,7 @@ torch.set_num_threads(1)
 torch.manual_seed(0)
 split = Split(torch.randn(600, 1, 28, 28), torch.randint(10, (600,)))
 model = models.build("lenet-5")
-splits = Splits(split, split, "random", "random")
+splits = Splits(split, split, split, "random", "random")
 training.fit(model, splits, epochs=6, lr=0.05, augment="shift", resume_from={resume!r}, progress=False, seed=3)
 torch.save(model.state_dict(), {out!r})
 """
@@ -388,7 +392,9 @@ def test_evaluate_refuses_nothing_to_evaluate(splits):
 
 
 def on_gpu(splits: Splits) -> Splits:
-    return Splits(*(Split(s.images.cuda(), s.labels.cuda()) for s in (splits.train, splits.test)), "random", "random")
+    return Splits(
+        *(Split(s.images.cuda(), s.labels.cuda()) for s in (splits.train, splits.validation, splits.test)), "random", "random"
+    )
 
 
 @pytest.mark.cuda
