@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up. A package stands for all its modules.
 STOREYS = [
     ["course_lib"],
-    ["scale", "files", "modes", "masks", "freezing"],
-    ["data", "models", "kmeans", "least_squares", "cluster"],
+    ["scale", "files", "modes", "masks", "freezing", "streams", "evidence"],
+    ["data", "kmeans", "least_squares", "cluster"],
     ["activations"],
     ["surgery"],
     ["storage", "cost", "training"],
-    ["result", "plans"],
+    ["result", "plans", "models"],
     ["papers", "machine"],
     ["methods", "experiments"],
     ["notebook"],

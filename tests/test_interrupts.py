@@ -19,7 +19,8 @@ import pytest
 import torch
 from jupyter_client import KernelManager
 
-from course_lib import models, notebook
+from course_lib import notebook
+from course_lib.models.pretraining import CHECKPOINTS
 from tests.processes import ROOT, kill
 
 pytestmark = pytest.mark.timeout(300)
@@ -35,7 +36,7 @@ from course_lib import data, models, training
 if __name__ == "__main__":  # a shell's background job begins with the signal ignored
     signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
-models.CHECKPOINTS = Path("checkpoints").resolve()
+models.pretraining.CHECKPOINTS = Path("checkpoints").resolve()
 step, steps, load, at, names = training.fitting._step, itertools.count(1), data.load, 1, {}
 
 def wait_for_the_signal():
@@ -49,8 +50,8 @@ def marked(*arguments):
 
 def few(name, **settings):
     splits = load(name, **settings)
-    train, test = splits.train.take(64), splits.test.take(50)
-    return dataclasses.replace(splits, train=train, test=test, name=names.get(splits.name, splits.name))
+    parts = dict(train=splits.train.take(64), validation=splits.validation.take(50), test=splits.test.take(50))
+    return dataclasses.replace(splits, **parts, name=names.get(splits.name, splits.name))
 
 training.fitting._step, data.load = marked, few
 """
@@ -58,6 +59,7 @@ SERVE = """
 for line in sys.stdin:
     order = json.loads(line)
     os.chdir(order["folder"])
+    models.pretraining.BUILT, models.pretraining.STATES = (Path("build", name).resolve() for name in ("checkpoints", "baselines"))
     steps, at, names = itertools.count(1), order["at"], order["names"]
     try:
         exec(order["code"], dict(globals()))
@@ -114,7 +116,7 @@ class Library:
 @pytest.fixture(scope="module")
 def library(tmp_path_factory) -> Iterator[Library]:
     folder = tmp_path_factory.mktemp("library")
-    shutil.copytree(models.CHECKPOINTS, folder / "checkpoints")
+    shutil.copytree(CHECKPOINTS, folder / "checkpoints")
     with script(folder, PRELUDE + SERVE) as process:
         yield Library(process, folder / "checkpoints")
 
@@ -181,28 +183,22 @@ def test_what_was_trained_is_kept_for_the_next_try(library, tmp_path, name):
 
 
 # As if the network had no committed checkpoint, as the paper's have none
-BASELINE = """
-from course_lib.experiments import filter_pruning
-with mock.patch.object(filter_pruning, "LIKE", {}):
-    filter_pruning.baseline("vgg-small", data.load("cifar10"), dict(scratch={"vgg-small": 40}), seed=0)
-"""
-
-
-def test_a_baseline_is_not_cached_before_it_is_trained(library, tmp_path):
-    cache = tmp_path / "build" / "baselines" / "vgg-small.mnist-m.seed0.pt"
-    assert library.interrupted(tmp_path, BASELINE)
-    assert not cache.exists() and not cache.with_suffix(".state").exists()
-    for at in (2, 1):  # each try trains, none finds a half-trained network in the cache
-        assert library.interrupted(tmp_path, BASELINE, at)
-        assert not cache.exists() and len(torch.load(cache.with_suffix(".state"))["epochs"]) == 1
+def test_a_network_that_did_not_come_with_the_course_is_not_kept_before_it_is_trained(library, tmp_path):
+    code = "models.pretrained('vgg-small', 'mnist-m', seed=1)"
+    kept, state = tmp_path / "build/checkpoints", tmp_path / "build/baselines/vgg-small.mnist-m.1.pt"
+    assert library.interrupted(tmp_path, code)
+    assert not list(kept.glob("*.safetensors")) and not state.exists()
+    for at in (2, 1):  # each try trains, none finds a half-trained network
+        assert library.interrupted(tmp_path, code, at)
+        assert not list(kept.glob("*.safetensors")) and len(torch.load(state)["epochs"]) == 1
 
 
 def test_a_committed_baseline_is_not_overwritten_and_its_state_is_kept(library, tmp_path):
     before = digests(library.checkpoints)
-    train = "from course_lib.experiments import baselines; baselines.train('lenet-300-100', 'mnist-5k')"
+    train = "models.train('lenet-300-100', 'mnist-5k')"
     assert library.interrupted(tmp_path, train, at=2)
     assert digests(library.checkpoints) == before
-    assert len(torch.load(tmp_path / "build/baselines/lenet-300-100.mnist-5k.pt")["epochs"]) == 1
+    assert len(torch.load(tmp_path / "build/baselines/lenet-300-100.mnist-5k.0.pt")["epochs"]) == 1
 
 
 def test_a_pruned_start_is_not_stored_before_it_is_done(library, tmp_path):
@@ -240,7 +236,7 @@ def ended(process: subprocess.Popen, interrupt) -> tuple[str, str]:
 
 
 def test_a_script_ends_by_the_interrupt(tmp_path):
-    shutil.copytree(models.CHECKPOINTS, tmp_path / "checkpoints")
+    shutil.copytree(CHECKPOINTS, tmp_path / "checkpoints")
     with script(tmp_path, PRELUDE + run("weight_pruning", RATE) + "\nprint('a result')") as process:
         out, err = ended(process, os.kill)
         assert process.returncode == -signal.SIGINT and not out
@@ -259,7 +255,7 @@ if __name__ == "__main__":
 
 def test_reproduce_ends_with_130_and_without_rows(tmp_path):
     """Ctrl-C reaches every process of the terminal's group, workers included."""
-    shutil.copytree(models.CHECKPOINTS, tmp_path / "checkpoints")
+    shutil.copytree(CHECKPOINTS, tmp_path / "checkpoints")
     with script(tmp_path, PRELUDE + REPRODUCE) as process:
         _, err = ended(process, os.killpg)
         assert process.returncode == 130 and "\ninterrupted\n" in err

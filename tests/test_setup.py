@@ -214,12 +214,12 @@ def test_an_interrupt_and_a_bug_are_told_apart(monkeypatch, capsys):
 
 
 def test_baselines_trains_what_was_asked_for(monkeypatch, capsys):
-    from course_lib.experiments import baselines
+    from course_lib import models
 
     asked = []
-    monkeypatch.setattr(baselines, "train", lambda *pair, **rest: asked.append((*pair, rest)) or {"accuracy": 0.5, "seconds": 7})
+    monkeypatch.setattr(models, "train", lambda *pair, **rest: asked.append((*pair, rest)) or {"accuracy": 0.5, "seconds": 7})
     assert command_line.main(["baselines", "lenet-5", "--device", "cpu", "--seed", "3"]) == 0
-    rest = {"seed": 3, "device": "cpu", "precision": "float32"}
+    rest = {"seed": 3, "device": "cpu"}
     assert asked == [("lenet-5", "mnist", rest), ("lenet-5", "mnist-5k", rest)]
     assert capsys.readouterr().out.splitlines()[0] == "lenet-5 on mnist: accuracy 50.00% after 7 s"
 
@@ -254,13 +254,13 @@ def test_the_doctor_finds_absent_and_damaged_checkpoints(monkeypatch, tmp_path):
 
     from course_lib import models
 
-    monkeypatch.setattr(models, "CHECKPOINTS", tmp_path)
+    monkeypatch.setattr(models.pretraining, "CHECKPOINTS", tmp_path)
     torch.manual_seed(0)
     for network in ("lenet-5", "lenet-300-100"):
         path = models.save_checkpoint(models.build(network), network, "mnist", {"accuracy": 0.125})
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     lenet_300_100, lenet_5, *others = doctor.checkpoints()
-    assert lenet_5 == ("ok", "checkpoint lenet-5 on mnist, accuracy 12.50%", "")
+    assert lenet_5 == ("ok", "checkpoint lenet-5 on mnist, network 0, accuracy 12.50%", "")
     assert lenet_300_100.state == "missing"
     assert "damaged" in lenet_300_100.what
     assert {(other.state, "not there" in other.what) for other in others} == {("missing", True)}

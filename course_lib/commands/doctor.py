@@ -84,15 +84,14 @@ def devices() -> Iterator[Finding]:
 
 def checkpoints() -> Iterator[Finding]:
     """The trained networks that the notebooks start from: there, and with the hash their side file records."""
-    from course_lib.experiments.baselines import RECIPES
-    from course_lib.models import checkpoint_facts, pretrained
+    from course_lib.models import COMMITTED, checkpoint_facts, pretrained
 
-    for network, dataset in RECIPES:
-        what = f"checkpoint {network} on {dataset}"
-        mend = f"git checkout -- data/checkpoints, or python -m course_lib baselines {network} --dataset {dataset}"
+    for network, dataset, seed in [(*pair, seed) for pair, count in COMMITTED.items() for seed in range(count)]:
+        what = f"checkpoint {network} on {dataset}, network {seed}"
+        mend = f"git checkout -- data/checkpoints, or python -m course_lib baselines {network} --dataset {dataset} --seed {seed}"
         try:
-            pretrained(network, dataset)
-            accuracy = checkpoint_facts(network, dataset)["accuracy"]
+            pretrained(network, dataset, seed)
+            accuracy = checkpoint_facts(network, dataset, seed)["accuracy"]
         except FileNotFoundError:
             yield Finding("missing", f"{what} is not there", mend)
         except ValueError as reason:

@@ -22,6 +22,7 @@ from course_lib.experiments.first_stage import only_pruned, restored
 from course_lib.experiments.weight_pruning import error
 from course_lib.files import replacing
 from course_lib.masks import weight_layers
+from course_lib.models.pretraining import CHECKPOINTS
 from course_lib.papers import deep_compression as paper
 from course_lib.papers import vector_quantization, weight_pruning
 from course_lib.training import fit, recipe
@@ -47,7 +48,7 @@ CENTROIDS = dict(weight_decay=0.0, augment="shift", schedule="linear")
 WIDTHS = (1, 2, 3, 4, 5, 6, 8)  # bits of a code, of the curves
 RATES = (12, 40, 80)  # of pruning alone
 RANKS = (2, 4, 8, 16)  # rates of the SVD
-STARTS = models.CHECKPOINTS  # where the pruned networks lie
+STARTS = CHECKPOINTS  # where the pruned networks lie
 
 
 def budget(scale: str) -> dict[str, int]:
@@ -79,7 +80,7 @@ def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
     kinds = {"start": start, "stages": stages, "bits": by_bits, "size": by_size}
     if setting["kind"] not in kinds:
         raise ValueError(f"kind is {setting['kind']!r}; known are {', '.join(kinds)}")
-    splits = data.load("mnist", device=device)
+    splits = data.load("mnist", device=device, scale=scale)
     dense = models.pretrained(setting["network"], splits.name).to(splits.test.images.device)
     figures = kinds[setting["kind"]](setting, splits, budget(scale), seed)
     return {"data set": splits.name, "baseline_error": error(dense, splits.test)} | figures

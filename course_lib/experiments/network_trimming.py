@@ -5,6 +5,7 @@ random weights; 'criterion' which neurons should go, at the paper's widths; 'wid
 Neurons are chosen on training images. All training computes in bfloat16, which is some times faster on a CPU too.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import pandas as pd
@@ -53,7 +54,7 @@ def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
     kinds = {"iterative": iterative, "criterion": criterion, "width": width}
     if setting["kind"] not in kinds:
         raise ValueError(f"kind is {setting['kind']!r}; known are {', '.join(kinds)}")
-    splits = data.load("mnist", device=device)
+    splits = data.load("mnist", device=device, scale=scale)
     return {"data set": splits.name} | kinds[setting["kind"]](setting, splits, budget(scale), seed)
 
 
@@ -107,7 +108,7 @@ def width(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> 
     torch.manual_seed(seed)
     model = lenet(setting["conv2"], setting["fc1"]).to(splits.test.images.device)
     train = splits.train.take(work["train"])
-    fit(model, data.Splits(train, splits.test, splits.name, splits.requested), epochs=work["epochs"], seed=seed, **TRAINING)
+    fit(model, dataclasses.replace(splits, train=train), epochs=work["epochs"], seed=seed, **TRAINING)
     layers = {}
     for layer, shares in paper.apoz(model, splits.train.take(work["images"]), LAYERS).items():
         kept = len(paper.neurons_to_keep(shares))

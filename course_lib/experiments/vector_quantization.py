@@ -68,7 +68,7 @@ def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
     kinds = {"method": method, "alone": alone, "sweep": sweep}
     if setting["kind"] not in kinds:
         raise ValueError(f"kind is {setting['kind']!r}; known are {', '.join(kinds)}")
-    splits = data.load("mnist", device=device)
+    splits = data.load("mnist", device=device, scale=scale)
     model = models.pretrained(setting["network"], splits.name).to(splits.test.images.device)
     model, test = dense_part(model, splits.test)
     figures = kinds[setting["kind"]](setting, model, test, seed)

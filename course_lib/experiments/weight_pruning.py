@@ -61,7 +61,7 @@ def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
     kinds = {"rate": at_rate, "curve": curve, "variant": variant, "turns": turns}
     if setting["kind"] not in kinds:
         raise ValueError(f"kind is {setting['kind']!r}; known are {', '.join(kinds)}")
-    splits = data.load("mnist", device=device)
+    splits = data.load("mnist", device=device, scale=scale)
     return {"data set": splits.name} | kinds[setting["kind"]](setting, splits, budget(scale), seed)
 
 

@@ -1,4 +1,4 @@
-"""The small networks of the course, and their trained weights.
+"""The small networks of the course, before any training.
 
 lenet-300-100  784-300-100-10, LeCun et al. 1998; 266,610 parameters
 lenet-5        Caffe's variant 20-50-500-10, ReLU only behind the first dense layer; 431,080 parameters
@@ -11,18 +11,11 @@ resnet-20, -56 He et al. 2016 for CIFAR, 16-32-64 channels; 272,474 and 855,770 
 Every ReLU is a module of its own, so that a hook can read what comes out of it.
 """
 
-import hashlib
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-
-from course_lib.files import ROOT
-
-CHECKPOINTS = ROOT / "data" / "checkpoints"
 
 
 def build(name: str, num_classes: int = 10) -> nn.Module:
@@ -50,43 +43,6 @@ def input_shape(name: str) -> tuple[int, int, int]:
     if name not in NETWORKS:
         raise ValueError(f"name is {name!r}; known networks are {', '.join(NETWORKS)}")
     return (1, 28, 28) if name.startswith("lenet") else (3, 32, 32)
-
-
-def pretrained(name: str, dataset: str) -> nn.Module:
-    """The network `name` with the weights that `python -m course_lib baselines` trained on a data set, in evaluation mode.
-
-    Args:
-        name: a network of `build`.
-        dataset: what it was trained on, by the name that `data.load` reports: 'mnist', 'cifar10', 'mnist-5k', 'mnist-m'.
-
-    Raises:
-        FileNotFoundError: no such checkpoint; the message lists those that are there.
-        ValueError: the file does not have the hash that its side file records.
-    """
-    from safetensors.torch import load_file
-
-    model = build(name)
-    path = CHECKPOINTS / f"{name}.{dataset}.safetensors"
-    if not path.is_file():
-        there = ", ".join(sorted(p.name.removesuffix(".safetensors") for p in CHECKPOINTS.glob("*.safetensors")))
-        raise FileNotFoundError(
-            f"no checkpoint for network {name!r} on data set {dataset!r}; there are: {there or 'none'}. "
-            "`python -m course_lib baselines` trains them"
-        )
-    about = checkpoint_facts(name, dataset)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != about["sha256"]:
-        raise ValueError(
-            f"{path} is damaged: SHA-256 {found[:12]}…, expected {about['sha256'][:12]}…. `git checkout -- data/checkpoints` "
-            f"restores it, `python -m course_lib baselines {name} --dataset {dataset}` trains it again"
-        )
-    model.load_state_dict(load_file(path))
-    return model.eval()
-
-
-def checkpoint_facts(name: str, dataset: str) -> dict:
-    """The side file of a checkpoint: accuracy, data set, seed, epochs, command, versions, sha256."""
-    return json.loads((CHECKPOINTS / f"{name}.{dataset}.json").read_text(encoding="utf-8"))
 
 
 def _lenet_300_100(num_classes: int) -> nn.Module:
@@ -238,21 +194,6 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "resnet-20": _resnet(3),
     "resnet-56": _resnet(9),
 }
-
-
-def save_checkpoint(model: nn.Module, name: str, dataset: str, facts: dict) -> Path:
-    """Writes weights and side file for `pretrained`; `facts` is what the side file tells besides the hash."""
-    from safetensors.torch import save_file
-
-    from course_lib.files import replacing
-
-    path = CHECKPOINTS / f"{name}.{dataset}.safetensors"
-    with replacing(path) as scratch:
-        save_file({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}, scratch)
-    facts = facts | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    with replacing(path.with_suffix(".json")) as scratch:
-        scratch.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    return path
 
 
 def example_input(name: str, batch: int = 1) -> Tensor:
