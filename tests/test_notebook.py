@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from course_lib import data, least_squares, machine, models, notebook
+from course_lib import data, evidence, least_squares, machine, models, notebook
 from course_lib.experiments import channel_choices
 from course_lib.lessons import channel_pruning as channel_lesson
 from course_lib.lessons import filter_pruning as filter_lesson
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machin
 def test_start_says_what_it_runs_on(capsys):
     env = notebook.start("mnist", seed=3)
     printed = capsys.readouterr().out
-    for word in ("smoke", "mnist-5k", "4,000", "1,000", "seed 3", torch.__version__.split("+")[0], "STAND-IN DATA"):
+    for word in ("smoke", "mnist-5k", "3,500", "1,000", "seed 3", torch.__version__.split("+")[0], "STAND-IN DATA"):
         assert word in printed
     first = torch.rand(2)
     notebook.start("mnist", seed=3)
@@ -48,7 +48,7 @@ def test_at_paper_scale_a_stand_in_is_refused(monkeypatch, tmp_path):
 
 
 def test_the_banner_escapes_what_it_is_told():
-    splits = data.Splits(*[data.Split(torch.zeros(1), torch.zeros(1))] * 2, "mnist-5k", "mnist", "<script>")
+    splits = data.Splits(*[data.Split(torch.zeros(1), torch.zeros(1))] * 3, "mnist-5k", "mnist", "<script>")
     assert "<script>" not in notebook._banner(splits)._repr_html_()
 
 
@@ -70,10 +70,26 @@ def test_show_names_the_file_of_a_decorated_function(monkeypatch):
     assert shown[0].data.startswith("`course_lib/papers/channel_pruning.py`\n```python\n@torch.no_grad()\ndef prune(")
 
 
-def test_claims_put_the_verdict_in_words():
-    table = notebook.claims(notebook.Claim("a < b", "by looking", "1 and 2", True), notebook.Claim("x", "y", "z", False))
-    assert "does not hold here" in repr(table) and "holds" in repr(table)
-    assert "a &lt; b" in table._repr_html_()
+def test_claims_put_the_verdict_in_words(monkeypatch):
+    monkeypatch.setenv("COURSE_SCALE", "lesson")
+    rows = [
+        notebook.Claim("a < b", "by counting", "1 and 2", True),
+        notebook.Claim("x", "y", "z", False),
+        notebook.Claim("12x at no loss", "points", "99.1 -> 99.2 %", evidence.verdict([0.1, 0.2, 0.3], margin=-0.1), "8 and 8"),
+        notebook.Claim("faster on a GPU", "", "", None),
+    ]
+    lines = [row.line() for row in rows]
+    assert [line["verdict"] for line in lines] == ["holds", "does not hold here", "holds", "not tested here"]
+    assert (lines[2]["effect"], lines[2]["networks"], lines[2]["epochs"]) == ("+0.20", "3", "8 and 8")
+    assert lines[2]["95 % interval"] == "-0.05 to +0.45"
+    table = notebook.claims(*rows)
+    assert "+0.20" in repr(table) and "a &lt; b" in table._repr_html_()
+    assert "networks" not in repr(notebook.claims(*rows[:2]))
+
+
+def test_stand_in_data_decide_nothing():
+    line = notebook.Claim("a < b", "by counting", "1 and 2", evidence.verdict([1.0, 1.1])).line()
+    assert line["verdict"] == "stand-in data decide nothing"
 
 
 def test_the_panels_view_counts_what_is_left():

@@ -19,6 +19,7 @@ from torch import nn
 
 from course_lib import data, models, scale
 from course_lib.data import Splits
+from course_lib.evidence import DOES_NOT, HOLDS, NOT_TESTED, Verdict
 from course_lib.notebook import plots
 
 INTERRUPTED = (
@@ -117,19 +118,43 @@ def _shortened(function: Callable) -> str:
 
 
 class Claim(NamedTuple):
-    """One row of the table of claims; `holds` is computed from the figures, never typed in."""
+    """One row of the table of claims; the verdict is computed from the figures, never typed in."""
 
-    claim: str
-    measured: str
-    here: str
-    holds: bool
+    claim: str  # in the paper's words
+    measured: str  # what was compared, on which network
+    here: str  # the figures behind it, with their unit
+    # A verdict over trained networks; True or False where nothing is left to chance: a count, an identity, a time on this
+    # machine; None where it was not tested here
+    evidence: Verdict | bool | None
+    epochs: str = ""  # of each arm
+
+    def line(self) -> dict[str, str]:
+        """Return the row as the table shows it."""
+        effect = interval = networks = ""
+        if isinstance(self.evidence, Verdict):
+            label, networks = self.evidence.label, str(self.evidence.networks)
+            effect = f"{self.evidence.mean:+.2f}"
+            interval = f"{self.evidence.low:+.2f} to {self.evidence.high:+.2f}" if self.evidence.networks > 1 else "none"
+        else:
+            label = {True: HOLDS, False: DOES_NOT, None: NOT_TESTED}[self.evidence]
+        if scale.name() == "smoke" and self.evidence is not None:
+            label = SMOKE
+        return {
+            "claim": self.claim, "measured": self.measured, "here": self.here, "effect": effect, "95 % interval": interval,
+            "networks": networks, "epochs": self.epochs, "verdict": label,
+        }  # fmt: skip
 
 
-def claims(*rows: Claim) -> pd.DataFrame:
-    """The table of claims, with the verdict in words."""
-    table = pd.DataFrame(rows)
-    table["verdict"] = table.pop("holds").map({True: "holds", False: "does not hold here"})
-    return full(table)
+SMOKE = "stand-in data decide nothing"
+
+
+def claims(*rows: Claim) -> _Rich:
+    """Return the table of claims: effect, its 95 % interval, the number of trained networks, the epochs of each arm, verdict.
+
+    At smoke scale each verdict says that stand-in data decide nothing. Columns that are empty in every row are left out.
+    """
+    table = pd.DataFrame([row.line() for row in rows])
+    return full(table[[column for column in table if (table[column] != "").any()]])
 
 
 def full(table: pd.DataFrame) -> _Rich:
