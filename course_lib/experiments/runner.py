@@ -2,20 +2,21 @@
 
 A paper's experiments are a module of this package with
 
-    grid(scale) -> list of settings, each a dict for JSON with a 'name'
-    run(setting, *, seed, scale, device) -> dict    the row's figures and its 'data set', as values for JSON
+    grid(scale) -> list of settings, each a dict for JSON with a 'name'; 'seeds' where it runs on so many networks at most
+    run(setting, *, seed, scale, device) -> dict    the row's figures, as values for JSON; `rows.SCHEMA` says which
     paper_table(rows: DataFrame) -> DataFrame       what the paper says and what the rows say
     headline(rows: DataFrame) -> DataFrame          its main result, a line a network, with the columns HEADLINE
 
-Rows go to data/results/<paper>.json as they finish. A row that is there is not run again, so a run that was killed goes on
-where it was; a worker that dies costs the rows it was at, and these run elsewhere.
+A seed is an independently trained network. Rows go to data/results/<paper>.json as they finish. A row that is there is not run
+again, so a run that was killed goes on where it was; a worker that dies costs the rows it was at, and these run elsewhere. A row
+of older code or of another budget is run again, by its fingerprint.
 """
 
 import datetime
 import importlib
 import importlib.metadata
 import json
-import os
+import math
 import pkgutil
 import platform
 import sys
@@ -29,6 +30,7 @@ import pandas as pd
 
 from course_lib import cluster
 from course_lib import scale as scales
+from course_lib.experiments import fingerprints, rows
 from course_lib.files import ROOT, replacing
 
 RESULTS = ROOT / "data" / "results"
@@ -42,8 +44,12 @@ PAPERS = {
     "channel-pruning": "He 2017",
     "thinet": "Luo 2017",
 }
-# What is `counted` is `rate` times less here, at `lost` points of accuracy, means over seeds; `published` is the paper's figure
-HEADLINE = ("network", "data set", "counted", "published", "rate", "lost", "seeds")
+SEEDS = dict.fromkeys(("filter-pruning", "channel-pruning", "thinet"), 3)  # networks per setting; 5 for the others
+# Rows from before there was a schema; the grid on CIFAR-10 replaces them
+UNCHECKED = {"filter_pruning", "channel_pruning", "thinet"}
+# What is `counted` is `rate` times less here, at `lost` points of accuracy, means over trained networks, with the 95 % interval
+# from `low` to `high`; `published` is the paper's figure
+HEADLINE = ("network", "data set", "counted", "published", "rate", "lost", "low", "high", "networks")
 
 
 def papers() -> list[str]:
@@ -59,7 +65,7 @@ def reproduce(
     paper: str,
     *,
     scale: str | None = None,
-    seeds: int = 3,
+    seeds: int | None = None,
     device: str = "auto",
     scheduler: str | None = None,
     progress: bool = True,
@@ -69,7 +75,7 @@ def reproduce(
     Args:
         paper: as `papers` spells it, with dashes or underscores.
         scale: 'smoke', 'lesson' or 'paper'; default the scale in force.
-        seeds: each setting runs with the seeds 0 .. seeds - 1.
+        seeds: each setting runs on the networks 0 .. seeds - 1; default 5, and 3 for the papers on CIFAR-10.
         device: 'auto', 'cpu' or 'cuda'.
         scheduler: address of a running Dask scheduler, such as 'tcp://host:8786'; default a cluster of this machine's processes.
         progress: show a bar over rows.
@@ -80,6 +86,7 @@ def reproduce(
     """
     name = _known(paper)
     path = RESULTS / f"{name.replace('-', '_')}.json"
+    seeds = SEEDS.get(name, 5) if seeds is None else seeds
     run_grid(
         f"course_lib.experiments.{name.replace('-', '_')}", path,
         command=f"python -m course_lib reproduce {name} --scale {scale or scales.name()} --seeds {seeds}",
@@ -89,31 +96,35 @@ def reproduce(
 
 
 def recorded(paper: str) -> pd.DataFrame:
-    """The recorded rows of a paper, one line a row.
+    """The recorded rows of a paper, one line per compressed network.
 
     Raises:
         FileNotFoundError: there are none yet; the message names the command that makes them.
     """
     name = _known(paper)
-    rows = _read(RESULTS / f"{name.replace('-', '_')}.json")
-    if not rows:
+    found = _read(RESULTS / f"{name.replace('-', '_')}.json")
+    if not found:
         raise FileNotFoundError(f"no recorded rows for {name}; `python -m course_lib reproduce {name}` makes them")
-    return pd.DataFrame(rows)
+    return _frame(name, found)
+
+
+def _frame(name: str, found: list[dict]) -> pd.DataFrame:
+    return pd.DataFrame(found) if name.replace("-", "_") in UNCHECKED else rows.frame(found)
 
 
 def paper_table(paper: str, scale: str = "lesson") -> pd.DataFrame:
     """'paper / here' of the recorded rows of a scale; errors as of `recorded`."""
-    rows = recorded(paper)
-    return _module(_known(paper)).paper_table(rows[rows.scale == scale])
+    found = recorded(paper)
+    return _module(_known(paper)).paper_table(found[found.scale == scale])
 
 
 def overview(scale: str = "lesson") -> pd.DataFrame:
     """The main results of all papers that have rows at a scale: the columns 'paper' and HEADLINE."""
     tables = []
     for name, label in PAPERS.items():
-        rows = pd.DataFrame(_read(RESULTS / f"{name.replace('-', '_')}.json"))
-        if len(rows) and (rows.scale == scale).any():
-            lines = _module(name).headline(rows[rows.scale == scale])
+        found = _frame(name, _read(RESULTS / f"{name.replace('-', '_')}.json"))
+        if len(found) and (found.scale == scale).any():
+            lines = _module(name).headline(found[found.scale == scale])
             if not lines.empty:
                 tables.append(lines[list(HEADLINE)].assign(paper=f"{label}, {name.replace('-', ' ')}"))
     return pd.concat(tables, ignore_index=True)[["paper", *HEADLINE]] if tables else pd.DataFrame(columns=["paper", *HEADLINE])
@@ -122,12 +133,15 @@ def overview(scale: str = "lesson") -> pd.DataFrame:
 def overview_table(scale: str = "lesson") -> pd.DataFrame:
     """`overview` in words."""
     table = overview(scale)
-    figures = dict(rate="{:.1f}x".format, lost="{:+.2f}".format)
-    table = table.assign(**{name: table[name].map(form) for name, form in figures.items()})
-    return table.rename(columns=dict(counted="what is less", rate="here", lost="points lost here"))
+    ends = [
+        f"{low:+.2f} to {high:+.2f}" if math.isfinite(low) else "none" for low, high in zip(table.low, table.high, strict=True)
+    ]
+    table = table.assign(rate=table.rate.map("{:.1f}x".format), lost=table.lost.map("{:+.2f}".format), low=ends)
+    names = dict(counted="what is less", rate="here", lost="points lost here", low="95 % interval")
+    return table.drop(columns="high").rename(columns=names)
 
 
-def command(paper: str, *, scale: str, seeds: int, device: str, scheduler: str | None) -> int:
+def command(paper: str, *, scale: str, seeds: int | None, device: str, scheduler: str | None) -> int:
     """`python -m course_lib reproduce`: runs one paper or 'all', prints 'paper / here', gives the exit code."""
     failed = 0
     for name in PAPERS if paper == "all" else [_known(paper)]:
@@ -164,18 +178,17 @@ def run_grid(
         cluster.resolve_device(device)
     done = {_key(row) for row in _read(path)}
     grid = importlib.import_module(module).grid(scale)
-    wanted = [(setting, seed) for setting in grid for seed in range(seeds)]
-    missing = [(setting, seed) for setting, seed in wanted if _key(setting | dict(seed=seed, scale=scale)) not in done]
+    marks = {setting["name"]: dict(scale=scale, fingerprint=fingerprints.fingerprint(module, setting, scale)) for setting in grid}
+    networks = {setting["name"]: range(min(seeds, setting.get("seeds", seeds))) for setting in grid}
+    wanted = [setting | marks[setting["name"]] | dict(seed=seed) for setting in grid for seed in networks[setting["name"]]]
+    missing = [setting for setting in wanted if _key(setting) not in done]
     if not missing:
         return
     with (
         cluster.client(scheduler, device=device) as dask,
         tqdm(total=len(wanted), initial=len(wanted) - len(missing), disable=not progress) as bar,
     ):
-        futures = {
-            dask.submit(_row, module, setting, seed, scale, device, command, pure=False, retries=0): setting | dict(seed=seed)
-            for setting, seed in missing
-        }
+        futures = {dask.submit(_row, module, setting, device, command, pure=False, retries=0): setting for setting in missing}
         try:
             failures = _collect(futures, path, bar)
         except KeyboardInterrupt:
@@ -202,24 +215,21 @@ def _collect(futures: dict[Any, dict], path: Path, bar: Any) -> list[str]:
     return failures
 
 
-def _row(module: str, setting: dict, seed: int, scale: str, device: str, command: str) -> dict[str, Any]:
+def _row(module: str, setting: dict, device: str, command: str) -> dict[str, Any]:
     """One row, in a worker: the figures and what is needed to make them again."""
-    os.environ["COURSE_SCALE"] = scale
     where = _device(device)
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("error", scales.StandInWarning)  # a row must not be of other data than it says
-        figures = importlib.import_module(module).run(setting, seed=seed, scale=scale, device=where)
-    return (
-        setting
-        | figures
-        | dict(
-            seed=seed, scale=scale, command=command, seconds=round(time.perf_counter() - start, 1),
-            device=_described(where),
-            versions=dict(python=platform.python_version(), torch=importlib.metadata.version("torch").split("+")[0]),
-            date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        )
+        figures = importlib.import_module(module).run(setting, seed=setting["seed"], scale=setting["scale"], device=where)
+    about = dict(
+        experiment=module.rpartition(".")[2], command=command, seconds=round(time.perf_counter() - start, 1),
+        device=_described(where),
+        versions=dict(python=platform.python_version(), torch=importlib.metadata.version("torch").split("+")[0]),
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )  # fmt: skip
+    row = setting | figures | about
+    return row if about["experiment"] in UNCHECKED else rows.checked(row)
 
 
 def _device(wanted: str) -> str:
@@ -242,21 +252,21 @@ def _described(where: str) -> str:
 
 
 def _key(row: dict) -> str:
-    """What makes a row the same one: its name, seed and scale."""
-    return json.dumps([row["name"], row["seed"], row["scale"]])
+    """What makes a row the same one: its name, seed, scale, and the code and budget behind it."""
+    return json.dumps([row["name"], row["seed"], row["scale"], row.get("fingerprint")])
 
 
 def _read(path: Path) -> list[dict]:
     if not path.exists():
         return []
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        for row in rows:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for row in found:
             _key(row)
     except (ValueError, KeyError, TypeError) as reason:
         advice = f"restore it with `git checkout -- {path.name}`, or delete it to run all rows again"
         raise ValueError(f"results file {path} is damaged ({reason!r}); {advice}") from reason
-    return rows
+    return found
 
 
 def _add(path: Path, row: dict) -> None:
@@ -265,9 +275,11 @@ def _add(path: Path, row: dict) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        rows = {_key(old): old for old in _read(path)} | {_key(row): row}
+        others = {_key(old): old for old in _read(path) if _key(old | dict(fingerprint=0)) != _key(row | dict(fingerprint=0))}
+        found = others | {_key(row): row}
+        text = ",\n".join(json.dumps(found[key]) for key in sorted(found))
         with replacing(path) as scratch:
-            scratch.write_text(json.dumps([rows[key] for key in sorted(rows)], indent=1) + "\n", encoding="utf-8")
+            scratch.write_text(f"[\n{text}\n]\n", encoding="utf-8")
 
 
 def _module(name: str) -> ModuleType:
