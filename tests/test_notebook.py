@@ -20,7 +20,16 @@ pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machin
 def test_start_says_what_it_runs_on(capsys):
     env = notebook.start("mnist", seed=3)
     printed = capsys.readouterr().out
-    for word in ("smoke", "mnist-5k", "3,500", "1,000", "seed 3", torch.__version__.split("+")[0], "STAND-IN DATA"):
+    for word in (
+        "smoke",
+        "mnist-5k",
+        "3,500 training",
+        "500 validation",
+        "1,000 test",
+        "seed 3",
+        torch.__version__.split("+")[0],
+        "STAND-IN DATA",
+    ):
         assert word in printed
     first = torch.rand(2)
     notebook.start("mnist", seed=3)

@@ -224,6 +224,14 @@ def test_baselines_trains_what_was_asked_for(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[0] == "lenet-5 on mnist: accuracy 50.00% after 7 s"
 
 
+def test_the_doctor_tells_in_which_precision_convolutions_train(monkeypatch):
+    import torch
+
+    for supported, precision in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported)
+        assert f"trains convolutions in {precision}" in next(doctor.devices()).what
+
+
 def test_the_doctor_tells_whether_submissions_can_be_graded(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "which", lambda program: None)
     assert doctor.grading().state == "hint" and "bubblewrap" in doctor.grading().mend

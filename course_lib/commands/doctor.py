@@ -71,10 +71,14 @@ def package(wanted: Requirement, locked: str) -> Finding:
 
 
 def devices() -> Iterator[Finding]:
-    """Where networks are trained."""
+    """Where networks are trained, and in which precision."""
     import torch
 
-    yield Finding("ok", f"CPU: {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
+    from course_lib.training import fastest_precision
+
+    precision = str(fastest_precision(torch.nn.Conv2d(1, 1, 1), torch.device("cpu"))).removeprefix("torch.")
+    threads = torch.get_num_threads()
+    yield Finding("ok", f"CPU: {os.cpu_count()} cores, torch uses {threads} threads and trains convolutions in {precision}")
     if not torch.cuda.is_available():
         yield Finding("hint", "no CUDA device: lesson scale is made for that, paper scale is not")
     for index in range(torch.cuda.device_count()):

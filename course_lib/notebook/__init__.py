@@ -63,9 +63,10 @@ def start(dataset: str = "mnist", seed: int = 0) -> Environment:
     if splits.is_stand_in:
         display(_banner(splits))
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    train, validation, test = (len(part.labels) for part in (splits.train, splits.validation, splits.test))
     print(
-        f"{where} | scale {scale.name()} | data set {splits.name}: {len(splits.train.labels):,} training and "
-        f"{len(splits.test.labels):,} test images | seed {seed} | torch {torch.__version__.split('+')[0]}"
+        f"{where} | scale {scale.name()} | data set {splits.name}: {train:,} training, {validation:,} validation and {test:,} "
+        f"test images | seed {seed} | torch {torch.__version__.split('+')[0]}"
     )
     return Environment(splits, device, scale.name(), seed)
 
