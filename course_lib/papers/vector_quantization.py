@@ -23,6 +23,7 @@ from course_lib.kmeans import kmeans, kmeans_1d, look_up
 from course_lib.masks import weight_layers
 from course_lib.result import Result
 from course_lib.storage.codes import Binarized, LowRank, ProductQuantized, Quantized, ResidualQuantized, ScalarQuantized
+from course_lib.streams import stream
 from course_lib.training import Retrain
 
 Code = Callable[[Tensor], Quantized]  # codes one weight, as lambda weight: scalar_kmeans(weight, 16)
@@ -116,7 +117,7 @@ def residual_quantize(weight: Tensor, k: int, stages: int, *, axis: int = 1, see
     residual = _matrix(weight, axis)
     codebooks, codes = [], []
     for stage in range(stages):
-        centroids, code = kmeans(residual[None], k, seed + stage)  # (1, k, n), (1, m)
+        centroids, code = kmeans(residual[None], k, stream(seed, "stage", stage))  # (1, k, n), (1, m)
         residual = residual - look_up(centroids, code)[0]
         codebooks.append(centroids)
         codes.append(code)
