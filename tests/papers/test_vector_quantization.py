@@ -4,6 +4,7 @@ import copy
 
 import kmeans1d
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
-from course_lib import data, models, training
+from course_lib import data, evidence, models, training
+from course_lib.experiments import rate_and_loss, rows, runner
 from course_lib.experiments import vector_quantization as runs
+from course_lib.lessons import vector_quantization as lesson
 from course_lib.papers import vector_quantization as paper
 from course_lib.storage import networks
 from course_lib.storage.codes import pack, unpack
@@ -334,13 +337,114 @@ def test_the_error_of_an_output_by_hand():
     assert of_output == pytest.approx(((centred[1] - centred[0]) ** 2).sum().item() / (centred[0] ** 2).sum().item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["method", "alone", "sweep"])
-def test_a_row_of_each_kind(kind):
-    quick = (s for s in runs.grid("smoke") if s.get("method", "scalar") in ("scalar", "low rank") and s.get("length", 4) == 4)
+def test_layouts_break_what_they_say_and_nothing_else():
+    w = weight(12, 16)
+    orders = runs.layouts(12, 16, seed=3)
+    assert all(torch.equal(order.sort().values, torch.arange(192)) for order in orders.values())
+    laid = {name: w.flatten()[order].view(12, 16) for name, order in orders.items()}
+    assert torch.equal(laid["trained"], w)
+    moved, exchanged = laid["columns moved"], laid["segments exchanged"]
+    assert torch.allclose(torch.cdist(moved, moved), torch.cdist(w, w), atol=1e-5) and not torch.equal(moved, w)
+    for block in range(0, 16, runs.SEGMENT):
+        parts = [sorted(map(tuple, m[:, block : block + runs.SEGMENT].tolist())) for m in (w, exchanged)]
+        assert parts[0] == parts[1]
+    assert not torch.allclose(torch.cdist(exchanged, exchanged).sort().values, torch.cdist(w, w).sort().values, atol=1e-2)
+    for name, axis in (("shuffled in rows", 1), ("shuffled in columns", 0)):
+        assert torch.equal(laid[name].sort(axis).values, w.sort(axis).values) and not torch.equal(laid[name], w)
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Seeds that were asked for; each is another network with random weights, in no time."""
+    asked = []
+
+    def network(name, dataset, seed=0):
+        asked.append(seed)
+        torch.manual_seed(seed)
+        return models.build(name).eval()
+
+    monkeypatch.setattr(runs.models, "pretrained", network)
+    return asked
+
+
+ABOUT = dict(
+    scale="smoke", experiment="vector_quantization", seconds=1.0, device="CPU", versions={}, date="today", command="reproduce",
+    fingerprint="0",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", runs.KINDS)
+def test_a_row_of_each_kind_is_complete_and_each_seed_is_another_network(kind, untrained, monkeypatch):
+    monkeypatch.setattr(runs, "STRUCTURE", {"scalar": (4,), "low rank": (16,)})
+    monkeypatch.setattr(runs, "CENTRES", (4, 8))
+    quick = (s for s in runs.grid("smoke") if s.get("method", "scalar") in ("scalar", "product") and s.get("length", 20) == 20)
     setting = next(s for s in quick if s["kind"] == kind)
-    row = runs.run(setting, seed=0, scale="smoke", device="cpu")
-    assert row["data set"] == "mnist-5k" and row == runs.run(setting, seed=0, scale="smoke", device="cpu")
-    losses = [p["loss"] for p in (row.get("points") or row["layers"].values())]
-    assert len(losses) > 2 and min(losses) < 1.0
+    made = [runs.run(setting, seed=seed, scale="smoke", device="cpu") for seed in (0, 1)]
+    assert untrained == [0, 1] and made[0]["baseline_loss"] != made[1]["baseline_loss"]
+    for seed, one in enumerate(made):
+        rows.checked(setting | ABOUT | one | dict(seed=seed))
+        assert one["dataset"] == "mnist-5k" and one["epochs"] == one["batch"] == 0 and len(one["points"]) > 1
+        assert all(point["bytes"] < one["dense_bytes"] for point in one["points"])
+
+
+def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="kind is 'guess'"):
-        runs.run(dict(setting, kind="guess"), seed=0, scale="smoke", device="cpu")
+        runs.run(dict(kind="guess"), seed=0, scale="smoke", device="cpu")
+
+
+def test_the_accuracy_of_a_row_is_that_of_the_decoded_network(untrained):
+    trained = runs.load("lenet-5", 1, "smoke", "cpu")
+    layers = runs.coded(trained.model, runs.coder("scalar", 8))
+    figures = runs.point(trained, layers)
+    whole = rows.outcome(
+        paper.decoded(trained.model, layers), trained.splits, codes={f"{n}.weight": q for n, q in layers.items()}
+    )
+    assert {name: figures[name] for name in ("accuracy", "validation", "nonzeros", "bytes")} == {
+        name: whole[name] for name in ("accuracy", "validation", "nonzeros", "bytes")
+    }
+
+
+def recorded(points, seeds=(0, 1, 2)):
+    """Rows of one network and method: `points` is setting -> rate, validation points lost, test points lost on each network."""
+    return pd.DataFrame(
+        dict(kind="method", layers=runs.ALL, network="lenet-5", dataset="mnist", method="product", seed=seed, arguments=[k],
+             rate=rate, baseline=99.0, accuracy=99.0 - lost[i], baseline_validation=98.0, validation=98.0 - on_validation)
+        for k, (rate, on_validation, lost) in points.items() for i, seed in enumerate(seeds)
+    )  # fmt: skip
+
+
+def test_settings_are_chosen_on_validation_and_told_on_test():
+    found = recorded({4: (30.0, 0.9, (1.4, 1.5, 1.6)), 8: (20.0, 1.1, (0.1, 0.1, 0.1)), 16: (10.0, 0.2, (0.3, 0.2, 0.4))})
+    points = rate_and_loss.settings(found, runs.ALL)
+    best = rate_and_loss.best_rates(points).iloc[0]
+    assert best.setting == (4,) and best.within and best.lost == pytest.approx(1.5) and best.low < 1.5 < best.high
+    assert list(rate_and_loss.frontier(points).setting) == [(16,), (4,)]
+    assert rate_and_loss.at_rate(points, 15).setting.item() == (4,)
+    none = rate_and_loss.best_rates(points, allowed=0.1).iloc[0]
+    assert none.setting == (16,) and not none.within
+
+
+def test_differences_are_paired_by_network_in_any_order_of_rows():
+    found = recorded({4: (30.0, 0.9, (1.0, 2.0, 3.0)), 8: (20.0, 0.1, (0.5, 1.5, 2.5))})
+    for frame in (found, found.sample(frac=1, random_state=0)):
+        a, b = (rate_and_loss.lost_by(frame, runs.ALL, "product", (k,))["lenet-5"] for k in (4, 8))
+        assert (a - b).to_list() == pytest.approx([0.5, 0.5, 0.5])
+        assert rate_and_loss.lost_at(frame, runs.ALL, 25)["lenet-5", "product"].sort_index().to_list() == pytest.approx([1, 2, 3])
+    b = rate_and_loss.lost_by(found[(found.seed > 0)], runs.ALL, "product", (8,))["lenet-5"]
+    with pytest.raises(ValueError, match="finite"):
+        evidence.verdict(a - b)
+
+
+def test_a_claim_of_several_tests_is_as_good_as_its_weakest():
+    tests = {"a": evidence.verdict([1, 1.1]), "b": evidence.verdict([-1, 1]), "c": evidence.verdict([-1, -1.1])}
+    assert lesson.weakest("x", "y", tests).evidence is tests["c"]
+    assert lesson.weakest("x", "y", dict(a=tests["a"], b=tests["b"])).evidence is tests["b"]
+
+
+def test_the_recorded_rows_are_of_five_networks_and_decide_few_claims():
+    found = runner.recorded("vector-quantization")
+    for network, group in found[found.scale == "lesson"].groupby("network"):
+        assert sorted(group.seed.unique()) == list(range(5)), network
+        assert group.groupby("seed").baseline_loss.nunique().eq(1).all() and group.baseline_loss.nunique() == 5
+    assert (found.groupby(["name", "scale"]).seed.nunique() == 5).all()
+    assert len(lesson.paper_claims(found)) <= 8 and len(lesson.our_findings(found)) <= 5
