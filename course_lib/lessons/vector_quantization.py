@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from matplotlib.ticker import NullLocator
 from torch import nn
 
 from course_lib import evidence
@@ -74,6 +75,7 @@ def tradeoff(recorded: pd.DataFrame, network: str, title: str) -> plt.Figure:
     axes.set(xscale="log", xlim=(1.8, 70), ylim=(-0.2, 100))
     axes.set_yscale("symlog", linthresh=1)
     axes.set_xticks([2, 4, 8, 16, 32, 64], ["2", "4", "8", "16", "32", "64"])
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return fig
@@ -99,6 +101,7 @@ def sweep_figure(points: pd.DataFrame, rate: str, title: str) -> plt.Figure:
     fig = lines(x, y, spread=bands, title=title, xlabel="times smaller (log scale)", ylabel=label)
     fig.axes[0].set(xscale="log", ylim=(-0.3, 10), xlim=(3, 200))
     fig.axes[0].set_xticks([4, 8, 16, 32, 64, 128], ["4", "8", "16", "32", "64", "128"])
+    fig.axes[0].xaxis.set_minor_locator(NullLocator())
     return fig
 
 
@@ -126,7 +129,7 @@ def structure_figure(recorded: pd.DataFrame) -> plt.Figure:
         ends = [[mean - low for mean, low, _ in found], [high - mean for mean, _, high in found]]
         ax.bar(places, [mean for mean, _, _ in found], width * 0.92, yerr=ends, capsize=2, color=colour, label=layout)
     ax.axhline(1, color="black", linewidth=0.8)
-    ax.set_xticks(range(len(runs.STRUCTURE)), [f"{method} {arguments}" for method, arguments in runs.STRUCTURE.items()])
+    ax.set_xticks(range(len(runs.STRUCTURE)), [f"{method}\n{arguments}" for method, arguments in runs.STRUCTURE.items()])
     title = "Local or global structure? The error of fc1 when weights change places"
     ax.set(title=title, ylabel="squared error (times that of\nthe trained order)")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
