@@ -7,7 +7,6 @@ not been run here. On the CPU fine-tuning computes in bfloat16, as the baselines
 """
 
 import copy
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -279,9 +278,6 @@ def headline(rows: pd.DataFrame) -> pd.DataFrame:
                 "published": f"{like}: 2x, {PAPER[like, 2.0, 'LASSO']}",
                 "rate": (group.macs / group.macs_left).mean(),
                 "lost": (group.baseline - group.accuracy).mean(),
-                "low": math.nan,  # all rows are of one trained network
-                "high": math.nan,
-                "networks": 1,
             }
         )
     return pd.DataFrame(lines)

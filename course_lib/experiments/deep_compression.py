@@ -275,7 +275,6 @@ def headline(rows: pd.DataFrame) -> pd.DataFrame:
                 "published": f"{cited['rate']}x, {cited['baseline']:.2f} -> {cited['error']:.2f} % error",
                 "rate": (sizes.dense / sizes.huffman).mean(),
                 "lost": after.mean() - group.baseline_error.mean(),
-                "seeds": group.seed.nunique(),
             }
         )
     return pd.DataFrame(lines)

@@ -5,7 +5,6 @@ VGG-16 and ResNet-56, whose baselines are trained first; that needs a GPU and ha
 computes in bfloat16, as the baselines did.
 """
 
-import math
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -145,7 +144,7 @@ def branches(model: nn.Module, split: Split) -> dict[str, float]:
     def note(block: str, _norm: nn.Module, _inputs: Tensor, output: Tensor) -> None:
         deviations[block] = round(output.std().item(), 4)
 
-    blocks = [name for name, module in model.named_modules() if isinstance(module, models.ResidualBlock)]
+    blocks = [name for name, module in model.named_modules() if isinstance(module, models.networks.ResidualBlock)]
     with activations.hooked(model, {f"{block}.norm2": partial(note, block) for block in blocks}):
         model(split.images)
     return deviations
@@ -272,9 +271,6 @@ def headline(rows: pd.DataFrame) -> pd.DataFrame:
                 "published": f"{like}: {100 / (100 - cited[1]):.2f}x, {dense[0]:.2f} -> {cited[0]:.2f} % error",
                 "rate": (group.macs / group.macs_left).mean(),
                 "lost": (group.error - group.baseline_error).mean(),
-                "low": math.nan,  # all rows are of one trained network
-                "high": math.nan,
-                "networks": 1,
             }
         )
     return pd.DataFrame(lines)

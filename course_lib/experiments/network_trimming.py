@@ -222,6 +222,5 @@ def headline(rows: pd.DataFrame) -> pd.DataFrame:
             "published": "3.85x, 99.3 % accuracy before and after (check)",
             "rate": last.rate.mean(),
             "lost": last.retrained.mean() - baseline,
-            "seeds": last.seed.nunique(),
         }
     )

@@ -242,7 +242,6 @@ def headline(rows: pd.DataFrame) -> pd.DataFrame:
                 "published": f"{cited['rate']}x, {cited['baseline']:.2f} -> {cited['error']:.2f} % error",
                 "rate": (group.weights / group.weights_kept).mean(),
                 "lost": (group.error - group.baseline_error).mean(),
-                "seeds": group.seed.nunique(),
             }
         )
     return pd.DataFrame(lines)

@@ -328,7 +328,7 @@ def small(block) -> nn.Module:
 def test_nothing_pruned_changes_nothing(name, images):
     model = models.pretrained(name, "mnist-m")
     before = copy.deepcopy(model.state_dict())
-    result = prune(model, images, convolutions(model), positions=40)
+    result = prune(model, images, convolutions(model), positions=160)
     torch.testing.assert_close(outputs(result.model, images), outputs(model, images), atol=1e-4, rtol=1e-4)
     assert min(row["explained"] for row in result.record) > 1 - 1e-6
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
@@ -381,13 +381,13 @@ def test_torchvision_networks_are_pruned_too(block):
     model = small(block)
     batch = torch.randn(12, 3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
     plan = {name: max(1, c // 4) for name, c in convolutions(model).items() if name.startswith("layer1.0.conv")}
-    result = prune(model, batch, plan, positions=120)
+    result = prune(model, batch, plan, positions=240)
     first = result.model.get_submodule("layer1.0.conv1")
     assert isinstance(first.sampler, ChannelSampler) and len(first.sampler.channels) == 16
     assert result.model.get_submodule("layer1.0.conv2").in_channels == 16
     assert result.model.conv1.out_channels == 64  # the shortcut reads all of them
     assert outputs(result.model, batch).shape == (12, 7)
-    wide = prune(model, batch, {name: convolutions(model)[name] for name in plan}, positions=120).model
+    wide = prune(model, batch, {name: convolutions(model)[name] for name in plan}, positions=240).model
     torch.testing.assert_close(outputs(wide, batch), outputs(model, batch), atol=0.01, rtol=0)  # of 3 to 5: few samples
 
 
@@ -668,7 +668,7 @@ def test_the_correction_helps_in_blocks_without_names(in_place):
     model = lively(nn.Sequential(nn.Conv2d(3, 6, 3), Block(6, in_place), Block(6, in_place), nn.Conv2d(6, 4, 1)))
     x, error = torch.randn(40, 3, 12, 12).double(), {}
     for corrected in (True, False):
-        result = paper.prune(model, batches_of(x), {"1.one": 1, "2.one": 6}, positions=40, corrected=corrected)
+        result = paper.prune(model, batches_of(x), {"1.one": 1, "2.one": 6}, positions=140, corrected=corrected)
         assert [row["corrected"] for row in result.record] == [corrected, corrected]
         error[corrected] = (outputs(result.model[:3], x) - outputs(model[:3], x)).square().mean()
     assert error[True] < 0.97 * error[False]

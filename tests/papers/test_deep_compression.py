@@ -330,7 +330,7 @@ def test_a_row_of_each_kind(kind, monkeypatch, tmp_path, pruned):
     rows = [s for s in runs.grid("smoke") if s["kind"] == kind]
     whole = data.load("mnist-5k")
     few = data.Splits(whole.train.take(256), whole.validation.take(256), whole.test.take(256), whole.name, whole.requested)
-    monkeypatch.setattr(runs.data, "load", lambda name, device: few)
+    monkeypatch.setattr(runs.data, "load", lambda name, device, scale: few)
     row = runs.run(rows[-1] if kind == "size" else rows[0], seed=0, scale="smoke", device="cpu")
     assert row["data set"] == "mnist-5k" and row["baseline_error"] < 5
     assert kind in ("bits", "size") or [path.suffix for path in sorted(tmp_path.iterdir())][:2] == [".cnet", ".json"]

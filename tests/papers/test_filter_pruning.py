@@ -457,19 +457,6 @@ def test_the_settings_have_the_names_of_the_recorded_rows():
     assert {row["name"] for row in rows if row["scale"] == "lesson"} <= names
 
 
-def test_a_cached_baseline_is_read_whatever_device_trained_it(splits, monkeypatch, tmp_path):
-    """The file may hold tensors of a GPU that this machine has not."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(experiments, "LIKE", {})  # as if the network had no committed checkpoint
-    (tmp_path / "build/baselines").mkdir(parents=True)
-    model, asked, load = models.build("vgg-small"), [], torch.load
-    torch.save(model.state_dict(), tmp_path / "build/baselines/vgg-small.mnist-m.seed0.pt")
-    monkeypatch.setattr(torch, "load", lambda path, **how: asked.append(how) or load(path, **how))
-    found = experiments.baseline("vgg-small", splits, {}, seed=0)
-    assert asked == [dict(weights_only=True, map_location="cpu")]
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in found.state_dict().items())
-
-
 def on_gpu(splits: data.Splits) -> data.Splits:
     parts = (data.Split(split.images.cuda(), split.labels.cuda()) for split in (splits.train, splits.validation, splits.test))
     return data.Splits(*parts, splits.name, splits.requested)
