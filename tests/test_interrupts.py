@@ -121,18 +121,19 @@ def library(tmp_path_factory) -> Iterator[Library]:
         yield Library(process, folder / "checkpoints")
 
 
-RATE = dict(kind="rate", network="lenet-300-100", rate=12)
+RATE = dict(kind="rate", network="lenet-300-100", rate=12, method="iterative")
+CURVES = dict(kind="curves", network="lenet-300-100")
 ROWS = {
     "weight pruning, a round": ("weight_pruning", RATE, 2),
     "weight pruning, the last training": ("weight_pruning", RATE, 3),
-    "weight pruning, first of two groups": ("weight_pruning", dict(kind="turns", network="lenet-5", rate=12, in_turns=True), 1),
-    "weight pruning, the dense network": (
+    "weight pruning, first of two groups": (
         "weight_pruning",
-        dict(kind="curve", network="lenet-300-100", curve="L2, iterative"),
+        dict(kind="turns", network="lenet-5", rate=12, method="in turns"),
         1,
     ),
-    "weight pruning, a curve": ("weight_pruning", dict(kind="curve", network="lenet-300-100", curve="L2, iterative"), 4),
-    "weight pruning, a variant": ("weight_pruning", RATE | dict(kind="variant", variant="random connections"), 3),
+    "weight pruning, the network with L1": ("weight_pruning", CURVES | dict(group="L1"), 1),
+    "weight pruning, a curve": ("weight_pruning", CURVES | dict(group="iterative"), 4),
+    "weight pruning, a variant": ("weight_pruning", RATE | dict(kind="variant", method="random connections"), 3),
     "network trimming, a round": ("network_trimming", dict(kind="iterative"), 1),
     "network trimming, cut at once": ("network_trimming", dict(kind="iterative"), 3),
     "network trimming, a criterion": ("network_trimming", dict(kind="criterion", criterion="L1 norm"), 1),

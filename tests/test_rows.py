@@ -217,3 +217,12 @@ def test_every_committed_setting_has_its_networks(paper):
 def test_every_committed_row_is_complete(paper):
     for row in json.loads((runner.RESULTS / f"{paper.replace('-', '_')}.json").read_text()):
         rows.checked(row)
+
+
+@pytest.mark.parametrize("paper", MEASURED)
+def test_the_committed_rows_are_those_that_reproduce_would_make(paper):
+    grid = importlib.import_module(f"course_lib.experiments.{paper.replace('-', '_')}").grid("lesson")
+    usual = NETWORKS["mnist"]
+    wanted = {(setting["name"], seed) for setting in grid for seed in range(setting.get("seeds", usual))}
+    found = json.loads((runner.RESULTS / f"{paper.replace('-', '_')}.json").read_text())
+    assert {(row["name"], row["seed"]) for row in found} == wanted and len(found) == len(wanted)

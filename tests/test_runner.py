@@ -260,13 +260,13 @@ def test_rows_of_stand_in_data_are_refused(toy, monkeypatch):
 
 
 def test_what_the_command_prints(monkeypatch, capsys, tmp_path, toy):
+    committed = json.loads((runner.RESULTS / "weight_pruning.json").read_text())
+    row = next(row for row in committed if row["name"] == "rate lenet-5 12 iterative" and row["seed"] == 3)
     monkeypatch.setattr(runner, "RESULTS", tmp_path)
     with pytest.raises(FileNotFoundError, match="python -m course_lib reproduce weight-pruning"):
         runner.recorded("weight_pruning")
     monkeypatch.setattr("course_lib.experiments.weight_pruning.grid", lambda scale: [])
-    row = dict(name="x", seed=0, scale="smoke", kind="rate", network="lenet-5", rate=12, weights=430_500, weights_kept=35_875)
-    row |= {"data set": "mnist-5k", "baseline_error": 1.0, "error": 2.0}
-    (tmp_path / "weight_pruning.json").write_text(json.dumps([row]))
+    (tmp_path / "weight_pruning.json").write_text(json.dumps([row | dict(scale="smoke", baseline=99.0, accuracy=98.0)]))
     assert runner.command("weight-pruning", scale="smoke", seeds=1, device="cpu", scheduler=None) == 0
     printed = capsys.readouterr().out
     assert "0.80 -> 0.77 %" in printed and "1.00 -> 2.00 %" in printed and "12.0x" in printed

@@ -1,24 +1,30 @@
 """The runs behind notebook 02: Han et al., NIPS 2015, on the LeNets.
 
-A setting's 'kind' says which question it answers; `run` turns it into a row. Rows read the committed baselines, except
-those of the trade-off figure and of the ablations, which train their own dense network from their seed.
+A setting's 'kind' says which question it answers. Each row starts from a trained network of its own seed and makes its own plan
+by sensitivity; nothing is shared between seeds.
 """
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from course_lib import data, masks, models, plans, training
+from course_lib import data, masks, models, training
 from course_lib.activations import hooked
 from course_lib.data import Split, Splits
+from course_lib.experiments import rows, tradeoff_curves
+from course_lib.experiments import sparse_rows as sparse
+from course_lib.experiments.rows import lost
+from course_lib.models.pretraining import RECIPES
 from course_lib.papers import weight_pruning as paper
 from course_lib.result import Result
-from course_lib.training import evaluate, fit
+from course_lib.streams import stream
+from course_lib.training import evaluate
 
-# Error in percent before and after, weights before and after, as the paper's table 1 gives them.
+# Error in percent before and after, weights before and after, as the paper's table 1 gives them; top-5 for the last two.
 PAPER = {
     "lenet-300-100": dict(rate=12, baseline=1.64, error=1.59, weights=267_000, kept=22_000),
     "lenet-5": dict(rate=12, baseline=0.80, error=0.77, weights=431_000, kept=36_000),
@@ -28,156 +34,191 @@ PAPER_LAYERS = {
     "lenet-300-100": {"fc1": (8, 8, 38), "fc2": (9, 4, 65), "fc3": (26, 17, 100)},
     "lenet-5": {"conv1": (66, 66, 82), "conv2": (12, 10, 72), "fc1": (8, 6, 55), "fc2": (19, 10, 100)},
 }
-SCAN = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.92, 0.94, 0.96, 0.97, 0.98, 0.99, 0.995)  # sparsities of the scan
-KEPT = (0.5, 1 / 3, 0.2, 0.12, 0.08, 0.05, 0.03)  # shares of weights of the trade-off figure
-CURVES = ("L2, no retraining", "L1, no retraining", "L1, retraining", "L2, retraining", "L2, iterative", "L1, then L2 retraining")
-VARIANTS = ("survivors keep their values", "survivors re-initialised", "random connections")
-RETRAINING = dict(lr=0.05, weight_decay=1e-4, augment="shift")
-L1_PENALTY = 2e-5
+RATES_TRIED = (0.1, 0.03, 0.01, 0.003, 0.001)  # learning rates
+L1_TRIED = (1e-5, 2e-5, 5e-5, 1e-4)
+KEPT, REDRAWN, RANDOM = "survivors keep their values", "survivors re-initialised", "random connections"
+OWN_RATE, LONGER = "re-initialised, trained as from scratch", "re-initialised, trained as long as the dense network before"
+LARGE_RATES = ((12, "iterative"), (12, "one shot"), (30, "iterative"), (30, "one shot"))
+VARIANTS = (KEPT, REDRAWN, RANDOM, OWN_RATE, LONGER)
 
 
 def budget(scale: str) -> dict:
     """Return how much work each kind of run does at a scale: epochs, rounds, images of the scan."""
     return {
-        "smoke": dict(dense=2, rounds=2, final=1, again=1, scan=200),
-        "lesson": dict(dense=10, rounds=8, final=6, again=3, scan=3_000),
-        "paper": dict(dense=60, rounds=20, final=40, again=30, scan=10_000),
+        "smoke": dict(rounds=2, final=1, step=1, dense=2, scan=200),
+        "lesson": dict(rounds=6, final=4, step=3, dense=30, scan=3_000),
+        "paper": dict(rounds=20, final=40, step=30, dense=30, scan=10_000),
     }[scale]
 
 
 def grid(scale: str) -> list[dict]:
     """Return all settings of the paper's tables and figures; smoke scale keeps the small network."""
-    rates = [dict(kind="rate", network="lenet-300-100", rate=rate) for rate in (12, 20, 30)]
-    curves = [dict(kind="curve", network="lenet-300-100", curve=curve) for curve in CURVES]
-    variants = [dict(kind="variant", network="lenet-300-100", rate=12, variant=variant) for variant in VARIANTS]
-    large = [dict(kind="rate", network="lenet-5", rate=rate) for rate in (12, 30)]
-    turns = [dict(kind="turns", network="lenet-5", rate=12, in_turns=in_turns) for in_turns in (True, False)]
-    settings = rates + curves + variants + ([] if scale == "smoke" else turns + large)
-    return [dict(name=" ".join(str(value) for value in setting.values()), **setting) for setting in settings]
+    small, large = dict(network="lenet-300-100"), dict(network="lenet-5")
+    tried = [dict(kind="lr", **small, work=work, lr=lr) for work in ("step", "whole") for lr in RATES_TRIED]
+    tried += [dict(kind="penalty", **small, l1=strength, lr=0.03) for strength in L1_TRIED]
+    curves = [dict(kind="curves", **small, group=group) for group in tradeoff_curves.GROUPS]
+    rates = [dict(kind="rate", **small, rate=rate, method="iterative") for rate in (12, 20, 30)]
+    rates += [dict(kind="rate", **small, rate=rate, method="one shot") for rate in (12, 30)]
+    rates += [dict(kind="rate", **small, rate=1, method="dense, trained on")]
+    variants = [dict(kind="variant", **small, rate=12, method=method) for method in VARIANTS]
+    # the lowest rates came last on the small network
+    tried_large = [dict(kind="lr", **large, work="step", lr=lr) for lr in RATES_TRIED[:3]]
+    tried_large += [dict(kind="lr", **large, work="whole", lr=lr, seeds=2) for lr in RATES_TRIED[:2]]
+    alone = [dict(kind="alone", **large, sparsity=0.9)]
+    rates_large = [dict(kind="rate", **large, rate=rate, method=method) for rate, method in LARGE_RATES]
+    # unpruned, all five networks diverged at 0.1, the rate of the others
+    rates_large += [dict(kind="rate", **large, rate=1, method="dense, trained on", lr=0.03)]
+    turns = [dict(kind="turns", **large, rate=12, method=method) for method in ("in turns", "all at once")]
+    whole = tried_large + alone + rates_large[:1] + turns + rates_large[1:]
+    settings = curves + rates + variants + ([] if scale == "smoke" else whole) + tried
+    names = [" ".join(str(value) for key, value in setting.items() if key != "seeds") for setting in settings]
+    return [dict(name=name, lr=sparse.LR[setting["network"]]) | setting for name, setting in zip(names, settings, strict=True)]
 
 
 def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
     """Return one row: `setting` is an entry of `grid`. Raises ValueError for an unknown kind."""
-    kinds = {"rate": at_rate, "curve": curve, "variant": variant, "turns": turns}
-    if setting["kind"] not in kinds:
-        raise ValueError(f"kind is {setting['kind']!r}; known are {', '.join(kinds)}")
+    if setting["kind"] not in KINDS:
+        raise ValueError(f"kind is {setting['kind']!r}; known are {', '.join(KINDS)}")
     splits = data.load("mnist", device=device, scale=scale)
-    return {"data set": splits.name} | kinds[setting["kind"]](setting, splits, budget(scale), seed)
+    return KINDS[setting["kind"]](setting, splits, budget(scale), seed)
+
+
+def at_learning_rate(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> dict:
+    """Return a row of one-shot pruning to 12x at a learning rate: the validation accuracy chooses `sparse_rows.LR`.
+
+    Trained for a step of the curves, or as long as the networks of table 1 ('whole').
+    """
+    dense = sparse.start(setting["network"], splits, seed)
+    shares = sparse.plan(dense, splits, 12, work["scan"])
+    if setting["work"] == "whole":
+        result = prune(dense, splits, shares, one_shot(work), seed, lr=setting["lr"])
+        return dict(method="one shot", rate=12) | _row(dense, splits, result, work, setting["lr"])
+    how = sparse.recipe(splits, seed, epochs=work["step"], lr=setting["lr"])
+    figures = sparse.retrained(dense, splits, shares, how, [1])[1]
+    return sparse.shared(dense, splits) | dict(method="one shot", rate=12) | figures
 
 
 def at_rate(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> dict:
-    """Return a row of the paper's table 1: prune the committed baseline iteratively to a rate, layers by their sensitivity."""
-    model = baseline(setting["network"], splits)
-    plan = sensitivity_plan(model, splits, setting["rate"], work["scan"])
-    pruned = prune(model, splits, plan, work, seed, progress=False)
-    return dict(
-        baseline_error=error(model, splits.test),
-        error=error(pruned.model, splits.test),
-        weights_kept=pruned.record[-1]["kept"],
-        weights=pruned.record[-1]["weights"],
-        layers={name: 1 - share for name, share in plan.items()},
-    )
+    """Return a row of the paper's table 1: pruned to a rate in rounds or at once, in as many epochs; or not pruned at all."""
+    dense = sparse.start(setting["network"], splits, seed)
+    shares = sparse.plan(dense, splits, setting["rate"], work["scan"])
+    rounds = work if setting["method"] == "iterative" else one_shot(work)
+    lr = setting["lr"]
+    result = prune(dense, splits, shares, rounds, seed, lr=lr)
+    counts = {name: result.record[-1][name] for name in ("weights", "kept")}
+    layers = {name: 1 - share for name, share in shares.items()}
+    return counts | dict(layers=layers) | _row(dense, splits, result, work, lr)
 
 
-def prune(model: nn.Module, splits: Splits, plan: Mapping[str, float], work: Mapping[str, int], seed: int, **settings) -> Result:
-    """Return what iterative pruning gives with the budget of a scale: an epoch after each round, more at the end.
+def _row(dense: nn.Module, splits: Splits, result: Result, work: Mapping[str, int], lr: float) -> dict[str, Any]:
+    """The row of what `prune` gives; `removed` is the accuracy after the last cut, before it is retrained."""
+    last, whole = result.record[-2], result.record[-1]["kept"] == result.record[-1]["weights"]
+    trained = dict(epochs=work["rounds"] + work["final"], lr=lr, batch=sparse.BATCH)
+    removed = None if whole else round(100 * last["pruned"], 4)
+    return sparse.shared(dense, splits) | trained | sparse.figures(result.model, splits, removed)
+
+
+def one_shot(work: Mapping[str, int]) -> dict[str, int]:
+    """Return the budget in which one cut gets the epochs of all rounds."""
+    return {**work, "rounds": 1, "each": work["rounds"]}
+
+
+def prune(
+    model: nn.Module, splits: Splits, plan: Mapping[str, float], work: Mapping[str, int], seed: int, *, lr: float, **settings
+) -> Result:
+    """Return what pruning gives with the budget of a scale: an epoch after each round, more at the end.
 
     Args:
         model: a trained network; it is left as it was.
         splits: `splits.train` is trained on; the record has the accuracy on `splits.test`.
         plan: layer name -> share to prune.
-        work: an entry of `budget`.
+        work: an entry of `budget`, or `one_shot` of one.
         seed: of the retraining.
-        settings: more arguments of `training.recipe`.
+        lr: learning rate after each round, and at the beginning of the last training, in which it falls to zero.
+        settings: other arguments of `training.recipe`.
     """
-    settings = RETRAINING | dict(seed=seed) | settings
     return paper.prune(
         model,
         splits.train,
         plan,
         rounds=work["rounds"],
-        retrain=training.recipe(splits, epochs=1, schedule="constant", **settings),
-        finish=training.recipe(splits, epochs=work["final"], schedule="linear", **settings),
+        retrain=sparse.recipe(splits, seed, epochs=work.get("each", 1), lr=lr, schedule="constant", **settings),
+        finish=sparse.recipe(splits, seed, epochs=work["final"], lr=lr, **settings),
         measure=lambda network: evaluate(network, splits.test),
     )
 
 
-def curve(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> dict:
-    """Return one curve of figure 5: accuracy against the share of weights kept."""
-    penalty, _, how = setting["curve"].partition(", ")
-    dense = train_dense(setting["network"], splits, work["dense"], seed, penalty)
-    shares = {kept: sensitivity_plan(dense, splits, 1 / kept, work["scan"]) for kept in KEPT}
-    again = L2 if how != "retraining" else PENALTIES[penalty]
-    errors = []
-    model = dense
-    for kept in KEPT:
-        start = model if how == "iterative" else dense
-        if how == "no retraining":
-            model = paper.prune(start, None, shares[kept]).model
-        else:
-            settings = RETRAINING | again | dict(epochs=work["again"], schedule="linear", seed=seed, progress=False)
-            model = paper.prune(start, None, shares[kept], finish=training.recipe(splits, **settings)).model
-        errors.append(error(model, splits.test))
-    return dict(baseline_error=error(dense, splits.test), kept=list(KEPT), errors=errors)
-
-
 def variant(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> dict:
-    """Return errors by epoch with the same masks and budget, survivors kept or drawn anew, or connections at random (3.3)."""
-    dense = train_dense(setting["network"], splits, work["dense"], seed, "L2")
-    plan = sensitivity_plan(dense, splits, setting["rate"], work["scan"])
-    survivors = paper.magnitude_masks(dense, plan)
-    if setting["variant"] == "random connections":
-        survivors = {name: shuffled(mask, seed) for name, mask in survivors.items()}
-    torch.manual_seed(seed + 1)
-    model = (
-        copy.deepcopy(dense)
-        if setting["variant"] != "survivors re-initialised"
-        else models.build(setting["network"]).to(splits.test.images.device)
-    )
+    """Return a row with equal masks and epochs: survivors kept or drawn anew, or connections at random (section 3.3).
+
+    `path` is the test accuracy after each of `path_epochs` of retraining.
+    """
+    network, method = setting["network"], setting["method"]
+    dense = sparse.start(network, splits, seed)
+    survivors = paper.magnitude_masks(dense, sparse.plan(dense, splits, setting["rate"], work["scan"]))
+    if method == RANDOM:
+        survivors = {name: shuffled(mask, stream(seed, "connections", name)) for name, mask in survivors.items()}
+    model = copy.deepcopy(dense) if method in (KEPT, RANDOM) else redrawn(network, splits, seed)
     masks.apply(model, survivors)
-    before = error(model, splits.test)
-    errors = []
+    path = {0: rows.percent(model, splits.test)}
+    from_scratch = {OWN_RATE: work["rounds"] + work["final"], LONGER: work["dense"]}.get(method, 0)
+    lr = RECIPES[network, splits.name]["lr"] if from_scratch else setting["lr"]
     with masks.holding(model, survivors):
-        for epoch in range(work["again"]):  # one at a time, to see how fast it recovers
-            fit(model, splits, epochs=1, schedule="constant", seed=seed * 1000 + epoch, progress=False, **RETRAINING)
-            errors.append(error(model, splits.test))
-    return dict(baseline_error=error(dense, splits.test), before_retraining=before, errors=errors, error=errors[-1])
+        if from_scratch:  # as the dense network was trained
+            settings = RECIPES[network, splits.name] | dict(epochs=from_scratch, batch_size=sparse.BATCH, **sparse.L2)
+            training.fit(model, splits, seed=stream(seed, "from scratch"), progress=False, **settings)
+        for how, epochs in [] if method == OWN_RATE else _in_steps(splits, seed, work, setting["lr"]):
+            how(model)
+            path[epochs] = rows.percent(model, splits.test)
+    about = dict(epochs=max(path) + from_scratch, lr=lr, batch=sparse.BATCH)
+    about |= dict(path=list(path.values()), path_epochs=list(path))
+    return sparse.shared(dense, splits) | about | sparse.figures(model, splits, path[0])
+
+
+def _in_steps(splits: Splits, seed: int, work: Mapping[str, int], lr: float) -> list[tuple[training.Recipe, int]]:
+    """The retraining of one-shot pruning, an epoch at a time until the learning rate falls; and the epochs at each one's end."""
+    constant = sparse.recipe(splits, seed, epochs=1, lr=lr, schedule="constant")
+    falling = sparse.recipe(splits, seed, epochs=work["final"], lr=lr)
+    steps = [(constant.nth(number), number) for number in range(1, work["rounds"] + 1)]
+    return [*steps, (falling.nth(work["rounds"] + 1), work["rounds"] + work["final"])]
+
+
+def redrawn(network: str, splits: Splits, seed: int) -> nn.Module:
+    """Return an untrained network: other weights than those from which the network of the seed was trained."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(stream(seed, "weights drawn anew"))
+        return models.build(network).to(splits.train.images.device)
 
 
 def turns(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> dict:
-    """Return the error when dense layers are pruned and retrained first, then convolutions, or all at once (section 3.3)."""
-    model = baseline(setting["network"], splits)
-    plan = sensitivity_plan(model, splits, setting["rate"], work["scan"])
-    groups = [["fc1", "fc2"], ["conv1", "conv2"]] if setting["in_turns"] else None
-    epochs = work["again"] // 2 if setting["in_turns"] else work["again"]  # the same number of epochs in all
-    retrain = training.recipe(
-        splits, epochs=max(1, epochs), schedule="constant", seed=seed, progress=False, **RETRAINING
-    ).__call__  # so that both groups see the images in one order, as when the rows were recorded
-    pruned = paper.prune(model, None, plan, in_turns=groups, retrain=retrain)
-    return dict(baseline_error=error(model, splits.test), error=error(pruned.model, splits.test))
+    """Return a row of pruning dense layers first and convolutions afterwards, or all at once, in as many epochs (section 3.3)."""
+    network = setting["network"]
+    dense = sparse.start(network, splits, seed)
+    shares = sparse.plan(dense, splits, setting["rate"], work["scan"])
+    how = sparse.recipe(splits, seed, epochs=work["step"], lr=setting["lr"])
+    groups = [["fc1", "fc2"], ["conv1", "conv2"]] if setting["method"] == "in turns" else None
+    # all at once: the second group's turn becomes a second training of everything, on the same images in the same order
+    settings = dict(in_turns=groups) if groups else dict(finish=how)
+    result = paper.prune(dense, None, shares, retrain=how, measure=lambda model: rows.percent(model, splits.test), **settings)
+    trained = sparse.trained_with(how, 2)
+    return sparse.shared(dense, splits) | trained | sparse.figures(result.model, splits, result.record[0]["pruned"])
 
 
-L2 = dict(l1=0.0, weight_decay=1e-4)
-PENALTIES = {"L2": L2, "L1": dict(l1=L1_PENALTY, weight_decay=0.0)}
+def alone(setting: dict, splits: Splits, work: Mapping[str, int], seed: int) -> dict:
+    """Return a row with a point per layer: the network when that layer alone is pruned, without retraining (figure 6)."""
+    dense = sparse.start(setting["network"], splits, seed)
+    how = sparse.recipe(splits, seed, epochs=1, lr=setting["lr"])  # not called
+    points = [
+        dict(layer=layer) | sparse.retrained(dense, splits, {layer: setting["sparsity"]}, how, [])[1]
+        for layer in masks.weight_layers(dense)
+    ]
+    return sparse.shared(dense, splits) | dict(method="one layer, no retraining", points=points)
 
 
-def train_dense(network: str, splits: Splits, epochs: int, seed: int, penalty: str) -> nn.Module:
-    """Return a dense network trained from `seed` under the L1 or the L2 penalty."""
-    torch.manual_seed(seed)
-    model = models.build(network).to(splits.train.images.device)
-    fit(model, splits, epochs=epochs, lr=0.1, augment="shift", seed=seed, progress=False, **PENALTIES[penalty])
-    return model
-
-
-def baseline(network: str, splits: Splits) -> nn.Module:
-    """Return the committed network for the data set that is really in use, on its device."""
-    return models.pretrained(network, splits.name).to(splits.test.images.device)
-
-
-def sensitivity_plan(model: nn.Module, splits: Splits, rate: float, images: int) -> dict[str, float]:
-    """Return a sparsity per layer for a rate, by a scan on training images: the test set takes no part in the choice."""
-    curves = paper.sensitivity(model, splits.train.take(images), SCAN)
-    return plans.sparsities_for_rate(model, curves, SCAN, rate)
+KINDS = {
+    "lr": at_learning_rate, "penalty": tradeoff_curves.penalty, "curves": tradeoff_curves.curves, "rate": at_rate,
+    "variant": variant, "turns": turns, "alone": alone,
+}  # fmt: skip
 
 
 def error(model: nn.Module, split: Split) -> float:
@@ -208,20 +249,21 @@ def active_inputs(model: nn.Module, split: Split) -> dict[str, float]:
 
 
 def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return 'paper / here' for table 1, mean and spread over seeds."""
+    """Return 'paper / here' for table 1: means over the networks, all pruned iteratively."""
     table = []
-    for (network, rate), group in rows[rows.kind == "rate"].groupby(["network", "rate"], sort=True):
+    for (network, rate), group in rows[(rows.kind == "rate") & (rows.method == "iterative")].groupby(["network", "rate"]):
         cited = PAPER[network] if rate == PAPER[network]["rate"] else {}
         table.append(
             {
                 "network": network,
-                "data set": ", ".join(sorted(set(group["data set"]))),
+                "data set": ", ".join(sorted(set(group.dataset))),
                 "rate, paper": f"{cited['rate']}x" if cited else "-",
                 "error, paper": f"{cited['baseline']:.2f} -> {cited['error']:.2f} %" if cited else "-",
-                "rate, here": f"{(group.weights / group.weights_kept).mean():.1f}x",
-                "error, here": f"{group.baseline_error.mean():.2f} -> {group.error.mean():.2f} %",
-                "spread": f"{group.error.min():.2f}-{group.error.max():.2f} %",
-                "seeds": group.seed.nunique(),
+                "rate, here": f"{(group.weights / group.kept).mean():.1f}x",
+                "error, here": f"{100 - group.baseline.mean():.2f} -> {100 - group.accuracy.mean():.2f} %",
+                "lowest and highest": f"{100 - group.accuracy.max():.2f}-{100 - group.accuracy.min():.2f} %",
+                "networks": group.seed.nunique(),
+                "epochs": f"{group.epochs.max():.0f}",
             }
         )
     return pd.DataFrame(table)
@@ -231,17 +273,18 @@ def headline(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the main result, for the table over all papers; columns as in `runner.HEADLINE`."""
     lines = []
     for network, cited in PAPER.items():
-        group = rows[(rows.kind == "rate") & (rows.network == network) & (rows.rate == cited["rate"])]
+        chosen = (rows.kind == "rate") & (rows.method == "iterative") & (rows.network == network) & (rows.rate == cited["rate"])
+        group = rows[chosen]
         if group.empty:
             continue
         lines.append(
             {
                 "network": network,
-                "data set": ", ".join(sorted(set(group["data set"]))),
+                "data set": ", ".join(sorted(set(group.dataset))),
                 "counted": "weights that are not zero",
                 "published": f"{cited['rate']}x, {cited['baseline']:.2f} -> {cited['error']:.2f} % error",
-                "rate": (group.weights / group.weights_kept).mean(),
-                "lost": (group.error - group.baseline_error).mean(),
+                "rate": (group.weights / group.kept).mean(),
             }
+            | lost(group)
         )
     return pd.DataFrame(lines)

@@ -1,17 +1,197 @@
-"""What notebook 02 shows beside its cells: the widget panel, and the figure it draws for one setting."""
+"""What notebook 02 shows beside its cells: figures and tables of the recorded rows, and the widget panel."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 from torch import nn
 
-from course_lib import masks
+from course_lib import evidence, masks
 from course_lib.data import Split
+from course_lib.notebook import Claim, plots
 from course_lib.notebook.panels import panel
 from course_lib.notebook.plots import COLOURS, VERMILION
 from course_lib.papers import weight_pruning
 from course_lib.training import evaluate
+
+
+def chosen(rows: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """Return the rows that have these values in these columns; a list names several that are allowed."""
+    for column, value in values.items():
+        rows = rows[rows[column].isin(value if isinstance(value, list) else [value])]
+    return rows
+
+
+def paired(rows: pd.DataFrame, first: Mapping[str, Any], second: Mapping[str, Any], column: str = "accuracy") -> list[float]:
+    """Return, per trained network, a figure of one arm minus that of the other, in the order of the seeds.
+
+    Args:
+        rows: as `runner.recorded` gives them.
+        first: column -> value of the rows of one arm; where that names several rows per network, their mean counts.
+        second: the same of the other arm.
+        column: the figure.
+
+    Raises:
+        ValueError: the arms are not of the same networks.
+    """
+    arms = [chosen(rows, **values).groupby("seed")[column].mean() for values in (first, second)]
+    if arms[0].empty or list(arms[0].index) != list(arms[1].index):
+        raise ValueError(f"the arms are of the networks {list(arms[0].index)} and {list(arms[1].index)}; expected the same ones")
+    return (arms[0] - arms[1]).tolist()
+
+
+def gained(rows: pd.DataFrame, **values: Any) -> list[float]:
+    """Return, per trained network, the accuracy at the end minus that of the network that the run started from, in points."""
+    found = chosen(rows, **values)
+    return (found.accuracy - found.baseline).groupby(found.seed).mean().tolist()
+
+
+def in_words(values: Sequence[float], form: str = "+.2f") -> str:
+    """Return the mean over the networks, and its 95 % interval in brackets."""
+    return "{0:{form}} ({1:{form}} to {2:{form}})".format(*evidence.interval(values), form=form)
+
+
+def tradeoff(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of figure 5 and their change of accuracy against the network of the seed trained with L2, in points."""
+    curves = chosen(rows, kind="curves")
+    dense = chosen(curves, group="L2").groupby("seed").baseline.first()
+    return curves.assign(change=curves.accuracy - curves.seed.map(dense))
+
+
+def tradeoff_figure(points: pd.DataFrame, curves: Sequence[str], title: str) -> plt.Figure:
+    """Draw figure 5: mean change of accuracy against how many times fewer weights are left, with 95 % intervals.
+
+    Args:
+        points: as `tradeoff` gives them.
+        curves: the methods to draw.
+        title: the finding.
+    """
+    rates = sorted(chosen(points, method=list(curves)).rate.unique())
+    found = {
+        curve: np.array([evidence.interval(chosen(points, method=curve, rate=rate).change) for rate in rates]) for curve in curves
+    }
+    fig = plots.lines(
+        rates, {name: values[:, 0] for name, values in found.items()}, title=title,
+        xlabel="how many times fewer weights are left (log scale)", ylabel="accuracy against the dense network (points)",
+        spread={name: (values[:, 1], values[:, 2]) for name, values in found.items()},
+    )  # fmt: skip
+    axes = fig.axes[0]
+    axes.set(xscale="log")
+    axes.set_xticks(rates, [f"{rate:.0f}x" for rate in rates])
+    axes.minorticks_off()
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.52, 0.0))
+    return fig
+
+
+def tradeoff_table(points: pd.DataFrame) -> pd.DataFrame:
+    """Return figure 5 in numbers: mean change of accuracy per curve and rate, and the epochs of retraining at the two ends."""
+    pruned = points[points.rate > 1]
+    table = pruned.pivot_table(index="method", columns="rate", values="change", sort=False)
+    table = table.map("{:+.2f}".format).rename(columns="{:.0f}x".format)
+    table["epochs"] = [_span(chosen(pruned, method=method).epochs) for method in table.index]
+    return table.rename_axis(columns=None, index="change of accuracy (points)").reset_index()
+
+
+def learning_rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the validation error per learning rate, network and epochs, in percent, means over the networks."""
+    tried = chosen(rows, kind="lr")
+    tried = tried.assign(error=100 - tried.validation)
+    table = tried.pivot_table(index=["network", "epochs"], columns="lr", values="error").map(
+        lambda error: "" if np.isnan(error) else f"{error:.2f}"
+    )
+    return table.sort_index(axis=1, ascending=False).rename_axis(columns=None).reset_index()
+
+
+def paths_figure(rows: pd.DataFrame, methods: Sequence[str], title: str) -> plt.Figure:
+    """Draw the mean test error against epochs of retraining, with 95 % intervals.
+
+    Args:
+        rows: as `runner.recorded` gives them.
+        methods: the variants to draw.
+        title: the finding.
+    """
+    variants = chosen(rows, kind="variant", method=list(methods))
+    epochs = variants.path_epochs.iloc[0]
+    found = {}
+    for method in methods:
+        errors = 100 - np.array(chosen(variants, method=method).path.tolist())  # (networks, epochs)
+        found[method] = np.array([evidence.interval(column) for column in errors.T])
+    fig = plots.lines(
+        epochs, {name: values[:, 0] for name, values in found.items()}, title=title, xlabel="epochs of retraining",
+        ylabel="test error on MNIST (%, log scale)", spread={name: (v[:, 1].clip(0.1), v[:, 2]) for name, v in found.items()},
+    )  # fmt: skip
+    fig.axes[0].set(yscale="log", xticks=epochs)
+    return fig
+
+
+def arms(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Return per arm, which these columns tell apart, its epochs, MACs, mean test error with its 95 % interval, and networks."""
+    lines = []
+    for names, found in rows.groupby(list(columns), sort=False):
+        figures = (f"{found.epochs.mean():.0f}", f"{found.macs.mean():,.0f}", in_words(100 - found.accuracy, ".2f"))
+        names = [f"{name:.0f}x" if isinstance(name, float) else name for name in names]
+        lines.append((*names, *figures, found.seed.nunique()))
+    return pd.DataFrame(lines, columns=[*columns, "epochs", "MACs", "test error (%), 95 % interval", "networks"])
+
+
+def claim(
+    rows: pd.DataFrame,
+    text: str,
+    measured: str,
+    arm: Mapping[str, Any],
+    other: Mapping[str, Any] | None = None,
+    judge=evidence.better,
+) -> Claim:
+    """Return the row of the table of claims that compares two arms, network by network.
+
+    Args:
+        rows: as `runner.recorded` gives them.
+        text: the claim.
+        measured: what is compared.
+        arm: column -> value of the rows for which the claim speaks.
+        other: the same of those it is compared with; None compares with the dense network from which each row started.
+        judge: `evidence.better` or `evidence.no_worse`.
+    """
+    first = chosen(rows, **arm)
+    second = first.assign(accuracy=first.baseline, epochs=0) if other is None else chosen(rows, **other)
+    differences = gained(rows, **arm) if other is None else paired(rows, arm, other)
+    here = f"{100 - first.accuracy.mean():.2f} and {100 - second.accuracy.mean():.2f} % error"
+    epochs = " and ".join(_span(found.epochs) for found in (first, second))
+    return Claim(text, measured, here, judge(differences, "mnist"), epochs)
+
+
+def leads(rows: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """Return per rate of figure 5 how many points one curve is ahead of another, with the 95 % interval.
+
+    Args:
+        rows: as `runner.recorded` gives them.
+        pairs: column of the table -> the two curves.
+    """
+    curves = chosen(rows, kind="curves")
+    rates = sorted(chosen(curves, group="L2").rate.unique())
+    table = {"rate": [f"{rate:.0f}x" for rate in rates]}
+    for column, arms in pairs.items():
+        table[column] = [in_words(paired(curves, *(dict(method=arm, rate=rate) for arm in arms))) for rate in rates]
+    return pd.DataFrame(table)
+
+
+def most_sensitive(rows: pd.DataFrame, layer: str) -> Claim:
+    """Return the claim that pruning this layer alone costs more accuracy than pruning any other one alone."""
+    found = chosen(rows, kind="alone")
+    accuracy = found.pivot(index="seed", columns="layer", values="accuracy")
+    here = ", ".join(f"{name} {100 - values.mean():.1f} %" for name, values in accuracy.items()) + " error"
+    differences = accuracy.drop(columns=layer).min(axis=1) - accuracy[layer]
+    measured = f"{found.network.iloc[0]}, {found.sparsity.iloc[0]:.0%} of one layer pruned: {layer} against the worst other"
+    return Claim(f"{layer} is the most sensitive layer", measured, here, evidence.better(differences, "mnist"), "0")
+
+
+def _span(values: pd.Series) -> str:
+    low, high = int(values.min()), int(values.max())
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def threshold_view(model: nn.Module, split: Split, qualities: Mapping[str, float]) -> plt.Figure:
