@@ -259,6 +259,12 @@ def test_rows_of_stand_in_data_are_refused(toy, monkeypatch):
     assert not toy[0].exists()
 
 
+def test_workers_of_this_machine_have_a_thread_each_and_keep_the_memory_that_they_free():
+    with cluster.client(None, workers=1, device="cpu") as dask:
+        [found] = dask.run(lambda: [os.environ.get(name) for name in ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_")]).values()
+    assert found == ["1", None]
+
+
 def test_what_the_command_prints(monkeypatch, capsys, tmp_path, toy):
     committed = json.loads((runner.RESULTS / "weight_pruning.json").read_text())
     row = next(row for row in committed if row["name"] == "rate lenet-5 12 iterative" and row["seed"] == 3)
