@@ -95,6 +95,16 @@ def test_rows_are_complete_sorted_and_not_run_twice(toy):
     assert found(path) == expected(6, 3) and len(log.read_text().splitlines()) == 18
 
 
+def test_a_setting_may_ask_for_fewer_networks(toy, monkeypatch):
+    from tests import toy_experiment
+
+    settings = [dict(name=f"setting {i:02}", number=i) | ({"seeds": 1} if i else {}) for i in range(3)]
+    monkeypatch.setattr(toy_experiment, "grid", lambda scale: settings)
+    runner.run_grid("tests.toy_experiment", toy[0], **arguments(seeds=3))
+    rows = json.loads(toy[0].read_text())
+    assert [(row["number"], row["seed"]) for row in rows] == [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0)]
+
+
 def test_a_killed_run_goes_on_where_it_was(toy, gate):
     path, log = toy
     let_pass(gate, 3)
