@@ -25,7 +25,13 @@ def widest_fc1(conv2, rate):
     return fits[-1]
 """,
     ),
-    "3: outgoing weights alone": (3, "def my_score(model, split):\n    return model.fc2.weight.detach().abs().sum(0)"),
+    "3: sums on both sides": (
+        3,
+        """
+def my_score(model, split):
+    return model.fc1.weight.detach().abs().sum(1) * model.fc2.weight.detach().abs().sum(0)
+""",
+    ),
 }
 
 WRONG = {
@@ -93,6 +99,7 @@ def widest_fc1(conv2, rate):
     ),
     "3: APoZ": (3, "def my_score(model, split):\n    return -paper.apoz(model, split, ['fc1'])['fc1']"),
     "3: APoZ, the wrong side": (3, "def my_score(model, split):\n    return paper.apoz(model, split, ['fc1'])['fc1']"),
+    "3: the L1 norm": (3, "def my_score(model, split):\n    return model.fc1.weight.detach().abs().sum(1)"),
     "3: random": (3, "def my_score(model, split):\n    return torch.rand(500, generator=torch.Generator().manual_seed(0))"),
     "3: mean activation": (
         3,

@@ -2,6 +2,7 @@
 
 import copy
 import weakref
+from collections import OrderedDict
 
 import numpy as np
 import pandas as pd
@@ -18,9 +19,12 @@ from course_lib import data, models, surgery, training
 from course_lib.activations.relus import layers_with_relu, mean_after_relu
 from course_lib.data import Split
 from course_lib.experiments import network_trimming as runs
+from course_lib.experiments import rows
+from course_lib.experiments import trimming_tables as tables
+from course_lib.lessons import network_trimming as lesson
 from course_lib.papers import network_trimming as paper
 from course_lib.storage import networks
-from course_lib.training import evaluate
+from course_lib.training import evaluate, recipes
 from tests.resumption import resumed
 
 pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
@@ -408,20 +412,125 @@ def test_scores_by_hand_and_the_highest_stay(lenet, splits):
 def test_the_papers_widths_have_the_papers_rates():
     rates = [431_080 / runs.size(runs.lenet(*widths)) for widths in runs.PAPER]
     assert [round(rate, 2) for rate in rates] == [1.0, 1.41, 2.23, 3.11, 3.85]
+    cited = [("{}, {}".format(*widths), round(rate, 2)) for widths, rate in zip(runs.PAPER, rates, strict=True)]
+    assert cited[1:] == list(tables.PAPER_ROUNDS) and runs.size(runs.lenet(50, 500)) == tables.PARAMETERS
 
 
-@pytest.mark.parametrize("kind", ["iterative", "criterion", "width"])
-def test_a_row_of_each_kind(kind, few):
-    few(128, 128)
+def test_the_earlier_epochs_are_those_of_the_recipe():
+    assert runs.budget("lesson")["earlier"] == models.RECIPES["lenet-5-relu", "mnist"]["epochs"]
+
+
+def a_row(setting: dict, seed: int = 0) -> dict:
+    """A row of a setting, as the runner makes it."""
+    about = dict(experiment="network_trimming", command="", seconds=1.0, device="CPU", versions={}, date="", fingerprint="")
+    return setting | dict(seed=seed, scale="smoke") | runs.run(setting, seed=seed, scale="smoke", device="cpu") | about
+
+
+@pytest.mark.parametrize("kind", runs.KINDS)
+def test_a_row_of_each_kind_is_complete_and_the_same_twice(kind, few):
+    few(128, 64)
     setting = next(s for s in runs.grid("smoke") if s["kind"] == kind)
-    first, second = (runs.run(setting, seed=0, scale="smoke", device="cpu") for _ in range(2))
-    assert first == second and first["data set"] == "mnist-5k"
-    if kind == "iterative":
-        table = runs.paper_table(pd.DataFrame([setting | first | dict(seed=0, scale="smoke")]))
-        assert list(table["round"]) == [1, 2] and table["rate, paper"].tolist() == ["1.41x", "2.23x"]
-        assert len(first["at_once"]) == len(first["from_scratch"]) == 3
+    first, second = (rows.flat([rows.checked(a_row(setting))]) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert one == other | {name: one[name] for name in ("latency_1", "latency_64")}
+        assert one["dataset"] == "mnist-5k" and one["network"] == "lenet-5-relu"
     with pytest.raises(ValueError, match="kind is 'guess'"):
         runs.run(dict(setting, kind="guess"), seed=0, scale="smoke", device="cpu")
+
+
+@pytest.fixture
+def epochs_given(monkeypatch, few) -> list[tuple[int, float]]:
+    """The (parameters, epochs) of each training, none of which trains."""
+    few(64, 64)
+    given = []
+
+    def fit(model: nn.Module, splits: data.Splits, *, epochs: int, **settings) -> training.History:
+        given.append((runs.size(model), epochs))
+        return training.History()
+
+    monkeypatch.setattr(runs, "fit", fit)
+    monkeypatch.setattr(recipes, "fit", fit)
+    return given
+
+
+def test_all_ways_to_a_shape_have_the_same_epochs(epochs_given):
+    found = pd.DataFrame(rows.flat([runs.run(dict(kind="rounds"), seed=0, scale="smoke", device="cpu")]))
+    work = runs.budget("smoke")
+    total = work["rounds"] * work["again"]
+    last = found[found.method == "rounds"].iloc[-1]
+    shape = last.parameters
+    assert epochs_given[: work["rounds"]] == [(p, work["again"]) for p in found[found.method == "rounds"].parameters]
+    assert epochs_given[work["rounds"] :] == [(shape, total), (shape, total), (shape, work["earlier"] + total), (431_080, total)]
+    by_method = found.groupby("method").last()
+    assert (by_method.loc[["rounds", "one cut", "from scratch", "dense"], "epochs"] == total).all()
+    assert by_method.loc["from scratch, longer", "epochs"] == work["earlier"] + total
+    assert (by_method.loc[["rounds", "one cut", "from scratch", "from scratch, longer"], "parameters"] == shape).all()
+
+
+@pytest.mark.parametrize("rate", runs.MANY)
+def test_many_layers_and_few_have_the_same_epochs_and_parameters(rate, epochs_given):
+    sizes = []
+    for method in runs.ARMS:
+        epochs_given.clear()
+        row = runs.run(dict(kind="many", method=method, rate=rate), seed=0, scale="smoke", device="cpu")
+        assert sum(epochs for _, epochs in epochs_given) == row["epochs"] == 2
+        sizes.append(row["parameters"])
+        assert row["removed"] < row["baseline"]
+    assert max(sizes) <= 1.01 * min(sizes) and f"{431_080 / sizes[1]:.3g}x" == rate
+
+
+def test_criteria_have_the_same_widths_and_epochs_and_each_draw_is_another(epochs_given):
+    cut = {}
+    for setting in (s for s in runs.grid("smoke") if s["kind"] == "criterion"):
+        epochs_given.clear()
+        points = runs.run(setting, seed=0, scale="smoke", device="cpu")["points"]
+        assert [(p["conv2"], p["fc1"]) for p in points] == [*runs.PAPER[1:], *runs.BEYOND]
+        assert epochs_given == [(p["parameters"], 1) for p in points]
+        cut[setting["name"]] = tuple(p["removed"] for p in points)
+    assert len(set(cut.values())) == len(cut) == len(runs.CRITERIA) - 1 + runs.DRAWS
+
+
+def test_each_seed_is_a_network_of_its_own(epochs_given, monkeypatch):
+    """Rows of a seed start from that seed's network, and random weights and draws are of that seed too."""
+    asked = []
+
+    def pretrained(name: str, dataset: str, seed: int = 0) -> nn.Module:
+        asked.append(seed)
+        torch.manual_seed(seed)
+        return models.build(name)
+
+    monkeypatch.setattr(models, "pretrained", pretrained)
+    for setting in (dict(kind="rounds"), dict(kind="criterion", method="random", draw=0), dict(kind="images")):
+        first, second = (pd.DataFrame(rows.flat([runs.run(setting, seed=s, scale="smoke", device="cpu")])) for s in (3, 4))
+        assert (first.baseline_loss != second.baseline_loss.iloc[0]).all()
+    assert asked == [3, 4] * 3
+    splits, widths = data.load("mnist"), dict(conv2=5, fc1=7)
+    first, again, other = (runs.redrawn(widths, splits, seed).fc1.weight for seed in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_a_rate_is_chosen_for_the_epochs_that_it_is_used_for(epochs_given):
+    for setting in (s for s in runs.grid("smoke") if s["kind"] == "lr"):
+        epochs_given.clear()
+        row = runs.run(setting, seed=0, scale="smoke", device="cpu")
+        assert epochs_given == [(112_094, row["epochs"])] and row["lr"] == setting["lr"] and setting["seeds"] == 2
+        assert row["epochs"] == (2 if setting["budget"] == "all rounds" else 1)
+
+
+def test_the_table_takes_each_networks_first_round_at_the_papers_rate():
+    """Three rounds of two networks; the second never gets to 3.85x."""
+    lines = [
+        dict(kind="rounds", method="rounds", dataset="mnist", network="lenet-5-relu", seed=seed, round=number, conv2=10, fc1=20,
+             epochs=2 * number, baseline=99.5, removed=98.0, accuracy=99.5 - number / 10, parameters=round(431_080 / rate))
+        for seed, rates in enumerate([(2, 3.9, 5), (1.5, 2, 3)]) for number, rate in enumerate(rates, start=1)
+    ]  # fmt: skip
+    found = pd.DataFrame(lines + [dict(lines[0], method="dense", round=None)])
+    chosen = tables.at_papers_rate(tables.rounds_of(found))
+    assert chosen["round"].tolist() == [2, 3] and chosen.lost.round(6).tolist() == [0.2, 0.3]
+    table = runs.paper_table(found)
+    assert table["rate, paper"].tolist() == ["1.41x", "2.23x", "3.11x"] and table.networks.tolist() == [2, 2, 2]
+    assert table["error, retrained"].tolist() == ["0.60 %", "0.70 %", "0.80 %"]
+    assert runs.headline(found).lost.round(6).tolist() == [0.25]
 
 
 @pytest.mark.parametrize("scale", ["smoke", "lesson", "paper"])
@@ -469,3 +578,70 @@ def test_a_loop_that_was_interrupted_ends_as_one_that_was_not(lenet, splits, mon
     whole, again, steps = resumed(loop, 6, tmp_path, monkeypatch)
     assert again.record == whole.record and steps == 16 - 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state.1", "state.2"]
+
+
+def made_up_rows() -> pd.DataFrame:
+    """Rows of five networks in no order: network s has 99 + s / 10 percent, and each arm its own loss on top."""
+    lines = []
+
+    def add(kind: str, loss: float, fallen: float = 5.0, **more) -> None:
+        for seed in range(5):
+            base = 99 + seed / 10
+            about = dict(
+                kind=kind, seed=seed, dataset="mnist", network="lenet-5-relu", baseline=base, earlier=16, macs=10, epochs=10
+            )
+            lines.append(about | dict(accuracy=base - loss, removed=base - fallen, parameters=100_000) | more)
+
+    for number in range(1, 6):
+        silence = [dict(conv2=share, fc1=share) for share in (0.8, 0.8 - number / 20)]
+        shape = dict(round=number, conv2=20, fc1=200, epochs=2 * number, parameters=431_080 / number)
+        add("rounds", number / 10, method="rounds", apoz_before=silence[0], apoz=silence[1], **shape)
+    for method, loss, epochs in (
+        ("one cut", 0.3, 10),
+        ("from scratch", 0.9, 10),
+        ("from scratch, longer", 0.6, 26),
+        ("dense", 0, 10),
+    ):
+        add("rounds", loss, method=method, epochs=epochs, macs=23 if method == "dense" else 10)
+    for method, loss in zip(runs.ARMS, (0.9, 0.5, 0.2), strict=True):
+        add("many", loss, method=method, rate="13.4x")
+    for method, loss in zip(runs.CRITERIA, (0.5, 0.3, 0.2, 0.8, 1.5), strict=True):
+        for draw in range(2 if method == "random" else 1):
+            for conv2, _ in runs.PAPER[1:] + runs.BEYOND:
+                add("criterion", loss + draw / 5 + (conv2 == 12), 10 * loss, method=method, conv2=conv2)
+    for count in (10, 1_000, 10_000):
+        add("images", 1 / count, images=count)
+    for conv2, fc1 in runs.WIDTHS:
+        layers = {layer: dict(width=wide, mean=wide / 2000, silent=1) for layer, wide in dict(conv2=conv2, fc1=fc1).items()}
+        add("width", 1, layers=layers)
+    return pd.DataFrame(lines).sample(frac=1, random_state=0)
+
+
+def test_claims_compare_arms_network_by_network():
+    """Networks differ by more than arms do, so differences that were paired wrongly would have an interval."""
+    found = made_up_rows()
+    papers, own = lesson.papers_claims(found), lesson.own_claims(found)
+    assert len(papers) <= 8 and papers[-1].evidence is None
+    effects = [claim.evidence.mean for claim in papers[:-1] + own]
+    # 3.85x is reached in round 4; a round falls by 4.9, 4.8, .. points from the one before and wins 4.9, 4.8, ..;
+    # random draws lose 0.8 and 1.0 points
+    expected = [-0.4, 4.7, 0.4, 0.6, -0.2, 0.7, 25.0, 3.0, 1.0, 0.3, 0.2, 0.3, -0.0009, 4.4]
+    assert effects == pytest.approx(expected)
+    for claim in papers[:-1] + own:
+        assert claim.evidence.networks == 5 and claim.evidence.high - claim.evidence.low < 1e-9, claim.claim
+    ends = tables.ends(found)
+    assert ends.work["one cut"].tolist() == [16 * 23 + 10 * 10] * 5 == ends.work["rounds"].tolist()
+    assert ends.work["from scratch, longer"].tolist() == [26 * 10] * 5
+
+
+def test_putting_means_back_is_exact_where_the_removed_neurons_are_constant():
+    torch.manual_seed(0)
+    model = nn.Sequential(OrderedDict(a=nn.Linear(6, 8), relu1=nn.ReLU(), b=nn.Linear(8, 7), relu2=nn.ReLU(), c=nn.Linear(7, 3)))
+    with torch.no_grad():  # neurons 1 and 5 of a and 2 of b say the same whatever they see
+        model.a.weight[[1, 5]], model.a.bias[[1, 5]] = 0.0, torch.tensor([0.5, 2.0])
+        model.b.weight[2], model.b.bias[2] = 0.0, 1.5
+    images = torch.randn(50, 6)
+    keep = dict(a=torch.tensor([0, 2, 3, 4, 6, 7]), b=torch.tensor([0, 1, 3, 4, 5, 6]))
+    narrower = lesson.means_put_back(model, keep, images)
+    assert narrower.b.weight.shape == (6, 6)
+    torch.testing.assert_close(narrower(images), model(images), atol=1e-5, rtol=1e-5)
