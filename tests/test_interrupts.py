@@ -121,14 +121,14 @@ def library(tmp_path_factory) -> Iterator[Library]:
         yield Library(process, folder / "checkpoints")
 
 
-RATE = dict(kind="rate", network="lenet-300-100", rate=12, method="iterative")
-CURVES = dict(kind="curves", network="lenet-300-100")
+RATE = dict(kind="rate", network="lenet-300-100", rate=12, method="iterative", lr=0.1)
+CURVES = dict(kind="curves", network="lenet-300-100", lr=0.1)
 ROWS = {
     "weight pruning, a round": ("weight_pruning", RATE, 2),
     "weight pruning, the last training": ("weight_pruning", RATE, 3),
     "weight pruning, first of two groups": (
         "weight_pruning",
-        dict(kind="turns", network="lenet-5", rate=12, method="in turns"),
+        dict(kind="turns", network="lenet-5", rate=12, method="in turns", lr=0.1),
         1,
     ),
     "weight pruning, the network with L1": ("weight_pruning", CURVES | dict(group="L1"), 1),
