@@ -95,9 +95,7 @@ def test_every_committed_checkpoint_is_whole_and_they_are_small():
     for (network, dataset), count in models.COMMITTED.items():
         for seed in range(count):
             facts = models.checkpoint_facts(network, dataset, seed)
-            assert {"accuracy", "dataset", "epochs", "command", "versions"} <= set(facts)
-            # those on CIFAR-10 are from before validation images were held out
-            assert "validation_accuracy" in facts or dataset == "cifar10"
+            assert {"accuracy", "validation_accuracy", "dataset", "epochs", "command", "versions"} <= set(facts)
             assert facts["seed"] == seed and facts["dataset"] == dataset
             models.pretrained(network, dataset, seed)
 
