@@ -167,6 +167,16 @@ def test_another_setting_scale_or_kind_is_another_fingerprint(mark):
     assert len(set(marks)) == 4
 
 
+def test_a_fingerprint_is_the_same_in_every_version_of_python(mark):
+    """Rows come from other machines too; `ast.unparse` and `ast.dump` write a tree otherwise in another version."""
+    code = """
+def run(setting, /, *rest, seed: int = 0, **more) -> dict:
+    name = f"{setting['name']!r:>10} 'quoted' {seed:.{len(rest)}f}"
+    return {**more, name: [x for x in rest if x] or None, ...: u"text" if not seed else b""}
+"""
+    assert mark(code) == "1d7199f37530"
+
+
 def test_the_papers_functions_count(mark, monkeypatch):
     before = mark(CODE, kind="second")
     definitions = fingerprints._definitions

@@ -44,7 +44,7 @@ def _closure(module: str, name: str) -> frozenset[str]:
         definition = _definitions(place[0]).get(place[1])
         if definition is None or place in found:
             continue
-        found[place] = ast.unparse(definition)
+        found[place] = _written(definition)
         waiting += _read_by(place[0], definition)
     return frozenset(found.values())
 
@@ -61,6 +61,20 @@ def _definitions(module: str) -> dict[str, ast.stmt]:
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             named |= {node.id: statement for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
     return named
+
+
+# What some versions of Python note in a tree and others do not; it says nothing that the rest does not say
+_NOTES = {"ctx", "kind", "type_comment", "type_params"}
+
+
+def _written(node: object) -> str:
+    """A tree as text that is the same in every version of Python; those of `ast.unparse` and `ast.dump` are not."""
+    if isinstance(node, ast.AST):
+        fields = (f"{name}={_written(value)}" for name, value in ast.iter_fields(node) if name not in _NOTES)
+        return f"{type(node).__name__}({', '.join(fields)})"
+    if isinstance(node, list):
+        return f"[{', '.join(map(_written, node))}]"
+    return repr(node)
 
 
 def _read_by(module: str, definition: ast.stmt) -> Iterator[tuple[str, str]]:
