@@ -66,7 +66,7 @@ def grid(scale: str) -> list[dict]:
     tried_large += [dict(kind="lr", **large, work="whole", lr=lr, seeds=2) for lr in RATES_TRIED[:2]]
     alone = [dict(kind="alone", **large, sparsity=0.9)]
     rates_large = [dict(kind="rate", **large, rate=rate, method=method) for rate, method in LARGE_RATES]
-    # unpruned, all five networks diverged at 0.1, the rate of the others
+    # unpruned, it diverged at 0.1, the rate of the others
     rates_large += [dict(kind="rate", **large, rate=1, method="dense, trained on", lr=0.03)]
     turns = [dict(kind="turns", **large, rate=12, method=method) for method in ("in turns", "all at once")]
     whole = tried_large + alone + rates_large[:1] + turns + rates_large[1:]
