@@ -12,7 +12,7 @@ from course_lib.commands import front_page
 from course_lib.experiments import runner
 
 
-def test_readme_and_its_pictures_are_in_step():
+def test_readme_results_and_pictures_are_in_step():
     for path, content in front_page.wanted().items():
         assert path.is_file() and path.read_bytes() == content, f"{path.name} is out of step: run `make results`"
 
@@ -83,3 +83,9 @@ def test_the_committed_contents_link_every_notebook_once():
     text = (front_page.ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
     for path in (front_page.ROOT / "notebooks").glob("*.ipynb"):
         assert text.count(f"]({path.name})") == 1
+
+
+def test_the_page_of_results_has_a_table_for_each_paper_that_has_rows():
+    text = (front_page.ROOT / front_page.RESULTS).read_text(encoding="utf-8")
+    papers = {block["paper"] for block in front_page.BLOCK.finditer(text)}
+    assert papers == {path.stem.replace("_", "-") for path in runner.RESULTS.glob("*.json")}

@@ -1,4 +1,4 @@
-"""README's tables and picture, and the contents of the notebooks, taken from the recorded rows and the executed notebooks.
+"""The tables of README and of the results, README's picture, and the contents of the notebooks, taken from rows and notebooks.
 
 `python -m course_lib results` brings them in step.
 """
@@ -20,6 +20,7 @@ from course_lib.notebook import plots
 BLOCK = re.compile(r"(<!-- results: (?P<paper>[\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 PICTURE = "front-page"  # the tag of the cell whose figure README shows
 IMAGES = Path("notebooks/images")
+RESULTS = Path("data/results/README.md")  # a table for each paper
 CONTENTS = re.compile(r"(<!-- contents -->\n).*?(<!-- /contents -->)", re.DOTALL)
 CARD = {  # what the contents tell, from a notebook's first cell
     "notebook": re.compile(r"^# (.+)$", re.MULTILINE),
@@ -30,7 +31,7 @@ CARD = {  # what the contents tell, from a notebook's first cell
 
 
 def command(root: Path = ROOT) -> int:
-    """Brings README.md, its pictures and the contents of the notebooks in step; prints what changed."""
+    """Brings the pages of `wanted` in step; prints what changed."""
     for path, content in wanted(root).items():
         if path.is_file() and path.read_bytes() == content:
             continue
@@ -41,9 +42,9 @@ def command(root: Path = ROOT) -> int:
 
 
 def wanted(root: Path = ROOT) -> dict[Path, bytes]:
-    """File -> what it should hold, for README.md, each picture and the contents of the notebooks."""
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    files = {root / "README.md": BLOCK.sub(_filled, readme).encode()}
+    """File -> what it should hold, for README.md, the page of results, each picture and the contents of the notebooks."""
+    pages = [path for path in (root / "README.md", root / RESULTS) if path.is_file()]
+    files = {path: BLOCK.sub(_filled, path.read_text(encoding="utf-8")).encode() for path in pages}
     notebooks = sorted((root / "notebooks").glob("*.ipynb"))
     page = root / "notebooks" / "README.md"
     if page.is_file():
