@@ -144,7 +144,7 @@ ROWS = {
     "thinet, a criterion": ("thinet", dict(kind="criterion", network="vgg-small", criterion="random", share=0.6), 1),
     "thinet, layer by layer": ("thinet", dict(kind="half", network="vgg-small"), 1),
     "deep compression, stages": ("deep_compression", dict(kind="stages", network="lenet-300-100", setting="paper"), 1),
-    "deep compression, bits": ("deep_compression", dict(kind="bits", network="lenet-300-100", start="linear", rate=1), 1),
+    "deep compression, bits": ("deep_compression", dict(kind="bits", network="lenet-300-100", plan="paper", start="linear"), 1),
 }
 
 
@@ -206,9 +206,10 @@ def test_a_committed_baseline_is_not_overwritten_and_its_state_is_kept(library, 
 def test_a_pruned_start_is_not_stored_before_it_is_done(library, tmp_path):
     """Deep Compression prunes a network that is missing first, in rounds."""
     before = digests(library.checkpoints)
-    row = run("deep_compression", dict(kind="start", network="lenet-300-100", rate=33))
-    assert library.interrupted(tmp_path, row, at=4)
-    assert digests(library.checkpoints) == before
+    code = "from course_lib.experiments import pruned_starts; pruned_starts.BUILT = Path('build/pruned').resolve(); "
+    code += run("deep_compression", dict(kind="start", network="lenet-300-100", plan="33x"))
+    assert library.interrupted(tmp_path, code, at=4)
+    assert digests(library.checkpoints) == before and not digests(tmp_path)
 
 
 CUT_OFF_WRITE = """

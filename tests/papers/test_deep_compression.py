@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -11,11 +12,12 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 from torch.nn.utils import prune
 
-from course_lib import data, masks, models, plans, storage, surgery
+from course_lib import data, evidence, masks, models, plans, storage, surgery, training
 from course_lib.experiments import deep_compression as runs
-from course_lib.experiments import first_stage
+from course_lib.experiments import first_stage, pruned_starts, rows, size_curves
+from course_lib.lessons import deep_compression as lesson
 from course_lib.papers import deep_compression as paper
-from course_lib.papers import weight_pruning
+from course_lib.papers import vector_quantization, weight_pruning
 from course_lib.storage import networks
 from course_lib.training import evaluate, fit, recipe
 
@@ -320,24 +322,153 @@ def test_lamp_is_its_definition_and_keeps_that_many():
             assert 1 - plan[name] == pytest.approx(share, abs=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["start", "stages", "bits", "size"])
-def test_a_row_of_each_kind(kind, monkeypatch, tmp_path, pruned):
-    monkeypatch.setattr(runs, "WIDTHS", (2, 5))
-    monkeypatch.setattr(runs, "RATES", (12,))
-    monkeypatch.setattr(runs, "STARTS", tmp_path)  # so that the pruned network is made here
-    smoke = runs.budget("smoke")
-    monkeypatch.setattr(runs, "budget", lambda scale: smoke)
-    rows = [s for s in runs.grid("smoke") if s["kind"] == kind]
+@pytest.fixture
+def short_runs(monkeypatch, tmp_path) -> data.Splits:
+    """Runs on few images, two rounds, one epoch each of all else; pruned networks are made in a folder of their own."""
     whole = data.load("mnist-5k")
-    few = data.Splits(whole.train.take(256), whole.validation.take(256), whole.test.take(256), whole.name, whole.requested)
-    monkeypatch.setattr(runs.data, "load", lambda name, device, scale: few)
-    row = runs.run(rows[-1] if kind == "size" else rows[0], seed=0, scale="smoke", device="cpu")
-    assert row["data set"] == "mnist-5k" and row["baseline_error"] < 5
-    assert kind in ("bits", "size") or [path.suffix for path in sorted(tmp_path.iterdir())][:2] == [".cnet", ".json"]
-    if kind == "stages":
-        assert row["bytes"]["dense"] > row["bytes"]["P"] > row["bytes"]["fixed"] > row["bytes"]["huffman"] > row["bytes"]["ans"]
+    parts = (whole.train.take(256), whole.validation.take(100), whole.test.take(100))
+    few = data.Splits(*parts, whole.name, whole.requested)
+    work = {network: dict(rounds=2, final=1) for network in pruned_starts.WORK}
+    monkeypatch.setattr(runs.data, "load", lambda name, **_: few)
+    monkeypatch.setattr(runs, "budget", lambda scale: dict(centroids=1, pruning=work))
+    monkeypatch.setattr(runs, "WIDTHS", (2, 5))
+    monkeypatch.setattr(runs, "FACTORS", (1.0, 0.1))
+    monkeypatch.setattr(pruned_starts, "BUILT", tmp_path)
+    trained = models.pretrained("lenet-300-100", "mnist-5k")
+    other = copy.deepcopy(trained)
+    masks.apply(other, weight_pruning.magnitude_masks(other, 0.3))  # stands for the network of another seed
+    monkeypatch.setattr(models, "pretrained", lambda name, dataset, seed=0: copy.deepcopy(other if seed else trained))
+    monkeypatch.setattr(models, "checkpoint_facts", lambda name, dataset, seed=0: dict(sha256=f"of seed {seed}"))
+    return few
+
+
+def row_of(setting: dict, seed: int = 0) -> dict:
+    about = dict(name="one", scale="smoke", seed=seed, experiment="deep_compression", seconds=1.0, device="CPU", versions={})
+    about |= dict(date="2026-11-26", command="reproduce", fingerprint="")
+    return dict(rows.checked(about | setting | runs.run(setting, seed=seed, scale="smoke", device="cpu")))
+
+
+SETTINGS = [
+    dict(kind="lr", network="lenet-300-100", lr=0.03),
+    dict(kind="centroid lr", network="lenet-300-100", plan="paper", bits=2),
+    dict(kind="start", network="lenet-300-100", plan="33x"),
+    dict(kind="stages", network="lenet-300-100", setting="paper"),
+    dict(kind="bits", network="lenet-300-100", plan="dense", start="forgy"),
+    dict(kind="SVD", network="lenet-300-100", rate=16),
+]
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting["kind"])
+def test_a_row_of_each_kind_is_complete(setting, short_runs):
+    row = row_of(setting)
+    assert row["dataset"] == "mnist-5k" and row["baseline"] > 90
+    assert all(point["bytes"] < row["dense_bytes"] + 2000 and point["epochs"] >= 3 for point in rows.flat([row]))
+    assert {setting["kind"] for setting in runs.grid("lesson")} == set(runs.KINDS) == {setting["kind"] for setting in SETTINGS}
     with pytest.raises(ValueError, match="kind is 'guess'"):
-        runs.run(dict(rows[0], kind="guess"), seed=0, scale="smoke", device="cpu")
+        runs.run(dict(setting, kind="guess"), seed=0, scale="smoke", device="cpu")
+
+
+def test_the_file_gets_smaller_with_each_stage_and_its_parts_add_up(short_runs):
+    row = row_of(dict(kind="stages", network="lenet-300-100", setting="paper"))
+    size = {point["method"]: point["bytes"] for point in row["points"]}
+    assert row["dense_bytes"] > size["P"] > size["P+Q"] > size["P+Q+H"] > size["P+Q+ANS"]
+    coded = next(point for point in row["points"] if point["method"] == "P+Q+H")
+    assert sum(coded["parts"].values()) == size["P+Q+H"]
+    assert [round(layer[0]) for layer in coded["layers"].values()] == [8, 9, 26]  # the shares of the paper's table 2
+
+
+def test_every_network_of_figure_6_is_trained_for_as_many_epochs_as_its_row_says(short_runs, monkeypatch):
+    trained, real = [], training.fit
+
+    def counted(model, splits, *, epochs, **settings):
+        trained.append(epochs)
+        return real(model, splits, epochs=epochs, **settings)
+
+    for module in (runs, pruned_starts, training.recipes):
+        monkeypatch.setattr(module, "fit", counted)
+    found = {}
+    for plan in ("dense", "paper", "40x"):
+        trained.clear()
+        points = row_of(dict(kind="start", network="lenet-300-100", plan=plan))["points"]
+        found[plan] = (sum(trained), points[1]["epochs"])
+        once = sum(trained) - 1  # without the last epoch, which the next row spends on the centroids
+        trained.clear()
+        points = row_of(dict(kind="bits", network="lenet-300-100", plan=plan, start="linear"))["points"]
+        found[f"{plan}, bits"] = (once + sum(trained) / len(runs.WIDTHS), points[1]["epochs"])
+    trained.clear()
+    row = row_of(dict(kind="SVD", network="lenet-300-100", rate=16))
+    found["SVD"] = (sum(trained) / len(row["points"]), row["epochs"])
+    assert set(found.values()) == {(4, 4)}
+    trained.clear()
+    assert row_of(dict(kind="lr", network="lenet-300-100", lr=0.01))["epochs"] == sum(trained) == 3
+
+
+def test_two_seeds_prune_networks_of_their_own(short_runs, tmp_path):
+    setting = dict(kind="start", network="lenet-300-100", plan="33x")
+    first, second = row_of(setting, 0), row_of(setting, 1)
+    assert first["baseline_loss"] != second["baseline_loss"]
+    assert len(list(tmp_path.glob("*.cnet"))) == 2
+    one, two = (runs.pruned_start("lenet-300-100", short_runs, "33x", seed, dict(rounds=2, final=1)) for seed in (0, 1))
+    assert not torch.equal(one.fc1.weight != 0, two.fc1.weight != 0)
+    assert row_of(setting, 0)["points"][0]["accuracy"] == first["points"][0]["accuracy"]  # read from the file
+
+
+def test_a_pruned_network_of_another_baseline_or_budget_is_made_anew(short_runs, tmp_path, monkeypatch):
+    made = dict(rounds=2, final=1)
+    runs.pruned_start("lenet-300-100", short_runs, "33x", 0, made)
+    before = (tmp_path / "lenet-300-100.mnist-5k.pruned-33x.cnet").stat().st_mtime_ns
+    runs.pruned_start("lenet-300-100", short_runs, "33x", 0, made)
+    assert (tmp_path / "lenet-300-100.mnist-5k.pruned-33x.cnet").stat().st_mtime_ns == before
+    runs.pruned_start("lenet-300-100", short_runs, "33x", 0, dict(rounds=2, final=2))
+    after = (tmp_path / "lenet-300-100.mnist-5k.pruned-33x.cnet").stat().st_mtime_ns
+    monkeypatch.setattr(models, "checkpoint_facts", lambda name, dataset, seed=0: dict(sha256="another"))
+    runs.pruned_start("lenet-300-100", short_runs, "33x", 0, dict(rounds=2, final=2))
+    assert before < after < (tmp_path / "lenet-300-100.mnist-5k.pruned-33x.cnet").stat().st_mtime_ns
+
+
+def test_an_svd_of_full_rank_is_the_network_itself(pruned, splits):
+    thin = runs.factorized(pruned, 235_200 / (1084 * 100))  # rank 100 in fc1, all of fc2's that are asked for
+    assert [name for name, _ in thin.named_children()] == [name for name, _ in pruned.named_children()]
+    assert thin.fc1[0].weight.shape == (100, 784) and thin.fc1[1].weight.shape == (300, 100)
+    expected = vector_quantization.low_rank(pruned.fc1.weight.detach(), 100).decode()
+    torch.testing.assert_close(thin.fc1[1].weight @ thin.fc1[0].weight, expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(thin.fc3.weight, pruned.fc3.weight)
+
+
+def two_curves() -> pd.DataFrame:
+    """Three choices of one curve on two networks; of the two that fit into 3 % the validation images prefer 'a', the test 'b'."""
+    lines = [("a", 2.0, 98.0, 97.0), ("b", 2.5, 97.9, 99.0), ("c", 5.0, 98.5, 98.0)]
+    found = [
+        dict(curve="both", choice=choice, seed=seed, share=share, validation=validation + seed, accuracy=accuracy + seed)
+        for seed in (1, 0)
+        for choice, share, validation, accuracy in lines
+    ]
+    return pd.DataFrame(found)
+
+
+def test_the_frontier_and_the_best_choice_look_at_validation_images_alone():
+    table = two_curves()
+    assert size_curves.frontier(table).choice.tolist() == ["a", "c"]
+    assert set(size_curves.best_within(table, "both", 3.0).choice) == {"a"}
+    assert set(size_curves.best_within(table, "both", 9.0).choice) == {"c"}
+    assert size_curves.best_within(table, "both", 1.0) is None
+
+
+def test_differences_are_paired_by_network_and_refused_for_others():
+    one = pd.DataFrame(dict(seed=[1, 0, 2], accuracy=[98.0, 97.0, 99.0]))
+    other = pd.DataFrame(dict(seed=[0, 2, 1], accuracy=[96.0, 99.5, 98.0]))
+    assert size_curves.paired(one, other).to_dict() == {0: 1.0, 1: 0.0, 2: -0.5}
+    for wrong in (other[:2], other.assign(seed=[0, 2, 3]), other.assign(seed=[0, 0, 2])):
+        with pytest.raises(ValueError, match="expected the same"):
+            size_curves.paired(one, wrong)
+
+
+def test_a_claim_of_several_parts_has_the_verdict_of_its_weakest():
+    holds, fails, open_ = (evidence.verdict(values) for values in ([1, 1.1], [-1, -1.1], [1, -1]))
+    assert lesson.weaker(holds, open_) is open_ and lesson.weaker(open_, fails, holds) is fails and lesson.weaker(holds) is holds
+    assert lesson.within([24.9, 25.1], 20, 30).label == evidence.HOLDS
+    for outside in ([34.9, 35.1], [15.1, 14.9]):
+        assert lesson.within(outside, 20, 30).label == evidence.DOES_NOT
 
 
 def on_gpu(splits: data.Splits) -> data.Splits:
@@ -368,3 +499,15 @@ def test_cuda_quantizes_and_trains_the_centroids_alike(pruned, splits, tmp_path)
     result.save(tmp_path / "result")
     read = networks.load(tmp_path / "result", models.build("lenet-300-100")).state_dict()
     assert all(torch.equal(read[name], value.cpu()) for name, value in result.model.state_dict().items())
+
+
+def test_of_each_rank_figure_6_has_the_learning_rate_that_validation_prefers():
+    about = dict(network="lenet-300-100", kind="SVD", method="SVD", start=None, plan=None, bits=1.0, epochs=3, dense_bytes=100)
+    figures = [(4, 0.03, 90, 99), (4, 0.01, 95, 91), (8, 0.03, 80, 70), (8, 0.01, 75, 80)]
+    table = pd.DataFrame(
+        about | dict(rate=rate, lr=lr, validation=validation + seed, accuracy=accuracy, bytes=100 / rate, seed=seed)
+        for rate, lr, validation, accuracy in figures for seed in (0, 1)
+    )  # fmt: skip
+    found = size_curves.by_size(table)
+    assert found.groupby("choice").accuracy.mean().to_dict() == {"rank for 4x": 91, "rank for 8x": 70}
+    assert found.groupby("choice").seed.apply(list).tolist() == [[0, 1], [0, 1]]
