@@ -98,10 +98,12 @@ time.sleep(1)  # ten times as long as ZeroMQ waits before it connects again
 HOST_SOCKET = f"{tempfile.gettempdir()}/course-{os.getpid()}"
 
 ANY = {"graded", "timed out", "crashed", "flagged"}  # which limit is met first depends on the machine
+# A thread of the kernel itself, or ZeroMQ, may be the one that gets no memory: then the kernel aborts
+NO_MEMORY = "MemoryError|MiB of memory|its kernel died"
 # student: (what is handed in besides wrong answers, status, words of the reason)
 ATTACKS = {
     "fork bomb": (dict(extra="import os\nwhile True:\n    os.fork()"), ANY, ""),
-    "memory bomb": (dict(extra="hoard = []\nwhile True:\n    hoard.append(b'x' * (1 << 24))"), ANY, "MemoryError|memory"),
+    "memory bomb": (dict(extra="hoard = []\nwhile True:\n    hoard.append(b'x' * (1 << 24))"), ANY, NO_MEMORY),
     "memory of many": (dict(extra=MANY), {"crashed"}, "1024 MiB of memory"),
     "endless": (dict(answers={"answer-1": "while True:\n    pass"}), {"timed out"}, "answer-1 ran longer than 5 s"),
     "endless in a call": (dict(answers={"answer-1": HANGS}), {"timed out"}, "ran longer than 5 s"),
@@ -114,7 +116,7 @@ ATTACKS = {
     "spoils libraries": (dict(extra=SPOILS_LIBRARIES), {"flagged"}, "stand on: builtins.all, course_lib.scale.pick, numpy.allcl"),
     "exits": (dict(extra="import sys\nsys.exit(0)", answers={"answer-1": "import sys\ndef double(x):\n    sys.exit(0)"}),
               {"graded"}, "SystemExit"),
-    "a gigabyte": (dict(extra="for i in range(999):\n    print('x' * 10**6)"), ANY, "printed more|MemoryError|longer"),
+    "a gigabyte": (dict(extra="for i in range(999):\n    print('x' * 10**6)"), ANY, f"printed more|longer|{NO_MEMORY}"),
     "liar": (dict(answers={"answer-1": LIAR + "def double(x):\n    return Liar(x)", "answer-2": LIAR + "half = Liar()"}),
              {"graded"}, ""),
     "forger": (dict(answers={"answer-1": FORGES}), {"crashed"}, "what is no message"),
