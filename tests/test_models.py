@@ -88,6 +88,19 @@ def test_a_checkpoint_comes_back_bit_for_bit(checkpoints):
     assert not again.training
 
 
+def test_a_network_that_has_to_be_trained_is_trained_where_it_is_wanted(monkeypatch, tmp_path):
+    asked = []
+
+    def train(name, dataset, *, seed, device):
+        asked.append((seed, device))
+        models.save_checkpoint(models.build(name), name, dataset, {}, seed)
+
+    monkeypatch.setattr("course_lib.models.pretraining.BUILT", tmp_path)
+    monkeypatch.setattr("course_lib.models.pretraining.train", train)
+    found = models.pretrained("lenet-300-100", "mnist", 3, device=torch.device("meta"))
+    assert asked == [(3, "meta")] and {parameter.device.type for parameter in found.parameters()} == {"meta"}
+
+
 def test_every_committed_checkpoint_is_whole_and_they_are_small():
     paths = sorted(CHECKPOINTS.glob("*.safetensors"))
     assert sum(path.stat().st_size for path in paths) < 20_000_000

@@ -38,7 +38,7 @@ RECIPES: dict[tuple[str, str], dict] = {
 COMMITTED = {pair: 3 if pair[1] == "cifar10" else 1 for pair in list(RECIPES)[:-2]}  # seeds 0 .. n - 1 of each
 
 
-def pretrained(name: str, dataset: str, seed: int = 0) -> nn.Module:
+def pretrained(name: str, dataset: str, seed: int = 0, *, device: str | torch.device = "cpu") -> nn.Module:
     """Return a network with the weights that `python -m course_lib baselines` trains, in evaluation mode.
 
     Each seed is another network: other random weights to start with, images in another order, shifted by other amounts. None
@@ -49,6 +49,7 @@ def pretrained(name: str, dataset: str, seed: int = 0) -> nn.Module:
         name: a network of `build`.
         dataset: what it was trained on, by the name that `data.load` reports: 'mnist', 'cifar10', 'mnist-5k', 'mnist-m'.
         seed: which of the networks, from 0 on.
+        device: where the network is to lie; one that has to be trained first is trained there.
 
     Raises:
         FileNotFoundError: a committed checkpoint is missing, or there is no recipe for this network and data set; the message
@@ -66,7 +67,7 @@ def pretrained(name: str, dataset: str, seed: int = 0) -> nn.Module:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):  # experiments run side by side
             if not path.is_file():
-                train(name, dataset, seed=seed)
+                train(name, dataset, seed=seed, device=str(device))
     if not path.is_file():
         there = ", ".join(sorted(p.name.removesuffix(".safetensors") for p in CHECKPOINTS.glob("*.safetensors")))
         raise FileNotFoundError(
@@ -81,7 +82,7 @@ def pretrained(name: str, dataset: str, seed: int = 0) -> nn.Module:
             f"restores it, `python -m course_lib baselines {name} --dataset {dataset} --seed {seed}` trains it again"
         )
     model.load_state_dict(load_file(path))
-    return model.eval()
+    return model.to(device).eval()
 
 
 def checkpoint_facts(name: str, dataset: str, seed: int = 0) -> dict:
