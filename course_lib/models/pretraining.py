@@ -32,8 +32,8 @@ RECIPES: dict[tuple[str, str], dict] = {
     ("lenet-5-relu", "mnist-5k"): dict(epochs=30, lr=0.05, augment="shift"),
     ("vgg-small", "mnist-m"): dict(epochs=12, lr=0.1, augment="shift"),
     ("resnet-20", "mnist-m"): dict(epochs=12, lr=0.1, augment="shift"),
-    ("vgg-16", "cifar10"): dict(epochs=160, lr=0.1, augment="crop-flip"),  # these two need a GPU, and none is committed
-    ("resnet-56", "cifar10"): dict(epochs=160, lr=0.2, augment="crop-flip"),
+    ("vgg-16", "cifar10"): dict(epochs=50, lr=0.1, augment="crop-flip"),  # these two need a GPU, and none is committed
+    ("resnet-56", "cifar10"): dict(epochs=60, lr=0.2, augment="crop-flip"),
 }
 COMMITTED = {pair: 3 if pair[1] == "cifar10" else 1 for pair in list(RECIPES)[:-2]}  # seeds 0 .. n - 1 of each
 
