@@ -117,7 +117,7 @@ def _vgg_small(num_classes: int) -> nn.Module:
     layers |= OrderedDict(
         pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(128, num_classes)
     )  # (N, 128, 4, 4) -> (N, 128)
-    return _he_initialised(nn.Sequential(layers))
+    return he_initialised(nn.Sequential(layers))
 
 
 def _vgg_16(num_classes: int) -> nn.Module:
@@ -129,7 +129,7 @@ def _vgg_16(num_classes: int) -> nn.Module:
         relu14=nn.ReLU(),
         fc2=nn.Linear(512, num_classes),
     )
-    return _he_initialised(nn.Sequential(layers))
+    return he_initialised(nn.Sequential(layers))
 
 
 class ResidualBlock(nn.Module):
@@ -173,12 +173,13 @@ def _resnet(blocks: int) -> Callable[[int], nn.Module]:
             flatten=nn.Flatten(),  # (N, 64)
             fc=nn.Linear(64, num_classes),
         )
-        return _he_initialised(nn.Sequential(layers))
+        return he_initialised(nn.Sequential(layers))
 
     return make
 
 
-def _he_initialised(model: nn.Module) -> nn.Module:
+def he_initialised(model: nn.Module) -> nn.Module:
+    """Return `model` with its convolutions drawn anew, as those of the networks with batch norm are."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
