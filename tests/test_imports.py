@@ -18,7 +18,8 @@ STOREYS = [
     ["storage", "cost", "training"],
     ["result", "plans", "models"],
     ["papers", "machine"],
-    ["methods", "experiments"],
+    ["methods"],
+    ["experiments"],
     ["notebook"],
     ["lessons", "classroom", "commands"],  # leaves: only the command line calls some
     ["__main__"],
