@@ -34,7 +34,7 @@ from course_lib.experiments import fingerprints, rows
 from course_lib.files import ROOT, replacing
 
 RESULTS = ROOT / "data" / "results"
-# In the order in which the course tells them
+# In the order in which the course tells them; the last is no paper of its own
 PAPERS = {
     "vector-quantization": "Gong 2014",
     "weight-pruning": "Han 2015",
@@ -43,6 +43,7 @@ PAPERS = {
     "deep-compression": "Han 2016",
     "channel-pruning": "He 2017",
     "thinet": "Luo 2017",
+    "comparison": "All papers",
 }
 SEEDS = dict.fromkeys(("filter-pruning", "channel-pruning", "thinet"), 3)  # networks per setting; 5 for the others
 # Rows from before there was a schema, all of one trained network; they are being measured again

@@ -1,0 +1,101 @@
+"""What the rows of the comparison say: points of test accuracy lost by each arm, at equal shapes and at equal file sizes."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from course_lib.experiments.rows import lost
+
+CUT = ("filters", "channels", "sums")  # kinds of the arms that start from a trained network and are cut
+# The lines of the main table: 'ThiNet, not rescaled' is a part of ThiNet's own story and not among them
+LINES = ("L1", "random", "APoZ", "LASSO", "largest contribution", "ThiNet", "group norm", "dense", "scratch-E", "scratch-B")
+
+
+def arms(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of all arms at equal shapes, one line per network, with the points lost; dense ones once per rate."""
+    lines = found[found.kind.isin((*CUT, "scratch")) & (found.counted == "MACs")]
+    whole = found[(found.kind == "dense") & (found.counted == "MACs")].drop(columns="rate")
+    whole = whole.merge(lines[["network", "rate"]].drop_duplicates(), on="network")
+    lines = pd.concat([lines, whole], ignore_index=True)
+    return lines.assign(lost=lines.baseline - lines.accuracy, lost_at_once=lines.baseline - lines.removed.astype(float))
+
+
+def ahead(found: pd.DataFrame, method: str, other: str, column: str = "accuracy") -> pd.DataFrame:
+    """Return by how many points a method is ahead of another, a line per network and rate, a column per trained network.
+
+    These are the paired differences that `evidence.better` judges.
+    """
+    lines = arms(found)
+    values = lines.pivot_table(index=["network", "rate"], columns=["method", "seed"], values=column)
+    return (values[method] - values[other]).dropna(how="all")
+
+
+def paper_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the main table: a line per arm, and the points that it loses at each network and rate, with the 95 % interval."""
+    lines = arms(found)
+    shapes = lines[["network", "rate"]].drop_duplicates().sort_values(["network", "rate"], ascending=[False, True])
+    table = []
+    for method in LINES:
+        chosen = lines[lines.method == method]
+        if chosen.empty:
+            continue
+        cells = {
+            f"{shape.network}, {shape.rate:g}x": _cell(chosen[(chosen.network == shape.network) & (chosen.rate == shape.rate)])
+            for shape in shapes.itertuples()
+        }
+        epochs = ", ".join(f"{number:g}" for number in sorted(set(chosen.epochs)))
+        table.append(dict(arm=method) | cells | dict(epochs=epochs, networks=chosen.groupby("network").seed.nunique().min()))
+    return pd.DataFrame(table)
+
+
+def by_file_size(found: pd.DataFrame) -> pd.DataFrame:
+    """Return a line per method and rate of file size, all on MNIST: the points lost at once and in the end, with the interval."""
+    lines = found[found.counted == "bytes"]
+    lines = lines[lines.kind.isin((*CUT, "scratch", "dense", "file"))]
+    table = []
+    for (rate, method), group in lines.groupby(["rate", "method"]):
+        at_once = (group.baseline - group.removed.astype(float)).mean()
+        table.append(
+            {
+                "rate": rate,
+                "method": method,
+                "kilobytes": f"{group.bytes.mean() / 1000:.0f}",
+                "MACs": f"{group.macs.mean():,.0f}",
+                "epochs": f"{group.epochs.mean():g}",
+                "lost, not retrained": f"{at_once:+.2f}" if math.isfinite(at_once) else "-",
+                "lost": _cell(group),
+                "networks": group.seed.nunique(),
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def headline(found: pd.DataFrame) -> pd.DataFrame:
+    """Return a line per network and rate, with the arm of the best validation accuracy; columns as in `runner.HEADLINE`."""
+    lines = arms(found)
+    lines = lines[lines.kind.isin(CUT)]
+    return pd.DataFrame([_line(group, at) for at, group in lines.groupby(["network", "rate"], sort=False)])
+
+
+def _line(group: pd.DataFrame, at: tuple[str, float]) -> Mapping[str, Any]:
+    best = group.groupby("method").validation.mean().idxmax()
+    chosen = group[group.method == best]
+    about = {
+        "network": at[0],
+        "data set": ", ".join(sorted(set(chosen.dataset))),
+        "counted": "MACs",
+        "published": f"none; here by {best}, the best of {group.method.nunique()} on validation images",
+        "rate": float(at[1]),
+    }
+    return about | lost(chosen)
+
+
+def _cell(group: pd.DataFrame) -> str:
+    if group.empty:
+        return "-"
+    figures = lost(group)
+    if not math.isfinite(figures["low"]):
+        return f"{figures['lost']:+.2f} (one network)"
+    return f"{figures['lost']:+.2f} ({figures['low']:+.2f} to {figures['high']:+.2f})"
