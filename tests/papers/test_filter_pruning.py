@@ -1,8 +1,6 @@
 """Li et al. 2017: norms against NumPy, the choices against a plain loop, residual sums, feature maps as stored."""
 
 import copy
-import json
-import math
 from collections import OrderedDict
 
 import numpy as np
@@ -15,12 +13,8 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 
 from course_lib import cost, data, models, surgery, training
-from course_lib.experiments import filter_pruning as experiments
-from course_lib.experiments import runner
-from course_lib.models.pretraining import CHECKPOINTS
+from course_lib.experiments.filter_plans import PLANS
 from course_lib.papers import filter_pruning as paper
-from course_lib.storage import networks
-from course_lib.surgery import keeping
 from course_lib.surgery.keeping import strongest
 from course_lib.training import evaluate
 from tests.resumption import resumed
@@ -339,122 +333,10 @@ def test_feature_map_scores_need_a_convolution(vgg, splits):
 def test_the_papers_plans_cost_what_its_table_says(network, plan, macs, parameters):
     """To a quarter of a point: our ResNets project where the width changes, the paper's do not."""
     model, image = models.build(network).eval(), models.example_input(network)
-    narrow = paper.prune(model, None, experiments.PLANS[network][plan]).model
+    narrow = paper.prune(model, None, PLANS[network][plan]).model
     before, after = cost.count(model, image), cost.count(narrow, image)
     assert 100 * (1 - after.MACs.sum() / before.MACs.sum()) == pytest.approx(macs, abs=0.25)
     assert 100 * (1 - after.weights.sum() / before.weights.sum()) == pytest.approx(parameters, abs=0.25)
-
-
-@pytest.mark.parametrize("criterion", experiments.CRITERIA)
-def test_every_criterion_keeps_what_a_plan_says(vgg, splits, criterion):
-    plan = dict(conv2=0.5, conv3=0.75)
-    kept = experiments.chosen(vgg, splits, plan, criterion, images=20, seed=0)
-    assert {layer: len(indices) for layer, indices in kept.items()} == dict(conv2=16, conv3=48)
-    assert surgery.narrow(vgg, kept, IMAGE)(IMAGE).shape == (1, 10)
-
-
-def test_rows_of_every_kind(few, monkeypatch, tmp_path):
-    """At smoke scale, on a few images: every kind gives a row, and the widths of its plan."""
-    few(32, 64)
-    little = experiments.budget("smoke") | dict(images=24)
-    monkeypatch.setattr(experiments, "budget", lambda scale: little)
-    monkeypatch.setattr(experiments, "ORDER_SHARES", (0.5,))
-    monkeypatch.setattr(experiments, "SHARES", (0.0, 0.5))
-    monkeypatch.chdir(tmp_path)
-    settings = {setting["kind"]: setting for setting in experiments.grid("smoke")[::-1]}  # the first of each kind
-    rows = {kind: experiments.run(setting, seed=0, scale="smoke", device="cpu") for kind, setting in settings.items()}
-    assert set(rows) == {
-        "pruned",
-        "pruned, long",
-        "as published",
-        "scan",
-        "orders",
-        "criterion",
-        "rounds",
-        "scratch",
-        "scratch, short",
-    }
-    assert all(row["data set"] == "mnist-m" and row["baseline_error"] < 20 for row in rows.values())
-    assert rows["scan"]["curves"]["conv1"][0] > 0.8
-    assert rows["as published"]["macs_left"] == rows["scratch"]["macs_left"] < 0.66 * rows["scratch"]["macs"]
-    assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("*.safetensors"))
-    with pytest.raises(ValueError, match="kind is 'none'"):
-        experiments.run(dict(kind="none"), seed=0, scale="smoke", device="cpu")
-
-
-def test_the_branches_of_resnet_20_are_measured(splits):
-    model = models.pretrained("resnet-20", "mnist-m")
-    found = experiments.branches(model, splits.test.take(20))
-    assert list(found) == [f"stage{stage}.{block}" for stage in (1, 2, 3) for block in range(3)]
-    x = torch.relu(model.norm1(model.conv1(splits.test.take(20).images)))
-    block = model.stage1[0]
-    branch = block.norm2(block.conv2(block.relu1(block.norm1(block.conv1(x)))))
-    assert found["stage1.0"] == pytest.approx(branch.std().item(), abs=1e-3)
-
-
-@pytest.mark.parametrize("scale", ["smoke", "lesson", "paper"])
-def test_every_setting_finds_its_budget(scale):
-    work = experiments.budget(scale)
-    for setting in experiments.grid(scale):
-        assert setting.get("plan", "A") in experiments.PLANS[setting["network"]]
-        assert work["epochs"][setting["network"]] and work["scratch"][setting["network"]]
-        assert work["long"] and work["rounds"] % setting.get("rounds", 1) == 0
-
-
-NARROWED = sorted((CHECKPOINTS / "narrowed").glob("*.filters-*.safetensors"))
-
-
-@pytest.mark.parametrize("path", NARROWED, ids=lambda path: path.stem)
-def test_a_committed_network_is_narrowed_by_its_plan(path):
-    network, dataset, plan = path.stem.split(".")
-    plan = experiments.PLANS[network][plan.removeprefix("filters-")]
-    assert path == experiments.checkpoint(network, dataset, path.stem[-1])
-    whole, narrow = models.build(network), networks.load(path, models.build(network)).eval()
-    for layer, share in plan.items():
-        n = len(whole.get_submodule(layer).weight)
-        assert len(narrow.get_submodule(layer).weight) == int(n * share + 1e-9)
-    assert narrow(models.example_input(network)).isfinite().all()
-
-
-def pruned_first_layers(blocks: int, shares: tuple, skip: tuple = ()) -> dict[str, float]:
-    names = [f"stage{stage}.{block}.conv1" for stage in (1, 2, 3) for block in range(blocks)]
-    return {name: shares[i // blocks] for i, name in enumerate(names) if 2 * (i + 1) not in skip}
-
-
-# The plans as the recorded rows had them: shares of filters that are removed
-PRUNED_SHARES = {
-    ("vgg-16", "A"): {f"conv{i}": 0.5 for i in (1, *range(8, 14))},
-    ("resnet-56", "A"): pruned_first_layers(9, (0.1, 0.1, 0.1), (16, 20, 38, 54)),
-    ("resnet-56", "B"): pruned_first_layers(9, (0.6, 0.3, 0.1), (16, 18, 20, 34, 38, 54)),
-    ("vgg-small", "A"): dict(conv1=0.5, conv5=0.5, conv6=0.5),
-    ("vgg-small", "B"): dict(conv1=0.4, conv3=0.1, conv4=0.1, conv5=0.1, conv6=0.6),
-    ("resnet-20", "A"): pruned_first_layers(3, (0.1, 0.1, 0.1)),
-    ("resnet-20", "B"): dict(zip(pruned_first_layers(3, (0, 0, 0)), (0.3, 0.2, 0.1, 0.3, 0.6, 0.6, 0.1, 0.5, 0.2), strict=True)),
-}
-
-
-def test_the_plans_keep_as_many_filters_as_when_they_gave_the_shares_removed():
-    assert {(network, plan) for network, plans in experiments.PLANS.items() for plan in plans} == set(PRUNED_SHARES)
-    for (network, plan), removed in PRUNED_SHARES.items():
-        model, keep = models.build(network), experiments.PLANS[network][plan]
-        widths = {layer: len(model.get_submodule(layer).weight) for layer in removed}
-        counted = {layer: math.floor(n * (1 - removed[layer]) + 1e-9) for layer, n in widths.items()}
-        assert list(keep) == list(removed)
-        assert {layer: keeping.count(keep[layer], n, layer) for layer, n in widths.items()} == counted
-
-
-def test_shares_of_scans_and_rounds_keep_as_many_filters_as_before():
-    for n in (16, 32, 64, 128, 512):
-        for share in {*experiments.SHARES, *experiments.ORDER_SHARES}:
-            assert keeping.count(1.0 - share, n, "") == max(1, math.floor(n * (1 - share) + 1e-9))
-        for number in (1, 2, 3):
-            assert keeping.after_round(0.3, n, number, 3, "") == max(1, math.floor(n * (1 - 0.7 * number / 3) + 1e-9))
-
-
-def test_the_settings_have_the_names_of_the_recorded_rows():
-    rows = json.loads((runner.RESULTS / "filter_pruning.json").read_text())
-    names = {setting["name"] for setting in experiments.grid("lesson")}
-    assert {row["name"] for row in rows if row["scale"] == "lesson"} <= names
 
 
 def on_gpu(splits: data.Splits) -> data.Splits:
