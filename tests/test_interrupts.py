@@ -37,7 +37,7 @@ if __name__ == "__main__":  # a shell's background job begins with the signal ig
     signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 models.pretraining.CHECKPOINTS = Path("checkpoints").resolve()
-step, steps, load, at, names = training.fitting._step, itertools.count(1), data.load, 1, {}
+step, steps, load, at = training.fitting._step, itertools.count(1), data.load, 1
 
 def wait_for_the_signal():
     print("training", flush=True)
@@ -51,7 +51,7 @@ def marked(*arguments):
 def few(name, scale=None, **settings):  # stand-ins at every scale
     splits = load(name, **settings)
     parts = dict(train=splits.train.take(64), validation=splits.validation.take(50), test=splits.test.take(50))
-    return dataclasses.replace(splits, **parts, name=names.get(splits.name, splits.name))
+    return dataclasses.replace(splits, **parts)
 
 training.fitting._step, data.load = marked, few
 """
@@ -60,7 +60,7 @@ for line in sys.stdin:
     order = json.loads(line)
     os.chdir(order["folder"])
     models.pretraining.BUILT, models.pretraining.STATES = (Path("build", name).resolve() for name in ("checkpoints", "baselines"))
-    steps, at, names = itertools.count(1), order["at"], order["names"]
+    steps, at = itertools.count(1), order["at"]
     try:
         exec(order["code"], dict(globals()))
         print("a result", flush=True)
@@ -103,9 +103,9 @@ class Library:
     def __init__(self, process: subprocess.Popen, checkpoints: Path):
         self.process, self.checkpoints = process, checkpoints
 
-    def interrupted(self, folder: Path, code: str, at: int = 1, names: dict[str, str] | None = None) -> bool:
+    def interrupted(self, folder: Path, code: str, at: int = 1) -> bool:
         """Runs code in a folder, interrupts it before step `at`; gives whether the interrupt came out of it."""
-        self.process.stdin.write(json.dumps(dict(folder=str(folder), code=code, at=at, names=names or {})) + "\n")
+        self.process.stdin.write(json.dumps(dict(folder=str(folder), code=code, at=at)) + "\n")
         self.process.stdin.flush()
         said = self.process.stdout.readline()
         assert said == "training\n", f"it said {said!r}; {'' if said else self.process.stderr.read()}"
@@ -139,8 +139,6 @@ ROWS = {
     "network trimming, many layers": ("network_trimming", dict(kind="many", method="three layers at once", rate="13.4x"), 1),
     "network trimming, a criterion": ("network_trimming", dict(kind="criterion", method="L1 norm"), 1),
     "network trimming, a width": ("network_trimming", dict(kind="width", conv2=12, fc1=500), 2),
-    "filter pruning, a round": ("filter_pruning", dict(kind="rounds", network="vgg-small", rounds=3), 2),
-    "filter pruning, a criterion": ("filter_pruning", dict(kind="criterion", network="vgg-small", criterion="random"), 1),
     "thinet, a criterion": ("thinet", dict(kind="criterion", network="vgg-small", criterion="random", share=0.6), 1),
     "thinet, layer by layer": ("thinet", dict(kind="half", network="vgg-small"), 1),
     "deep compression, stages": ("deep_compression", dict(kind="stages", network="lenet-300-100", setting="paper"), 1),
@@ -156,19 +154,9 @@ def test_no_row_is_made_of_what_was_interrupted(library, tmp_path, name):
     assert digests(library.checkpoints) == before and not list(tmp_path.iterdir())
 
 
-def test_the_committed_network_is_not_overwritten_by_a_half_trained_one(library, tmp_path):
-    """Filter pruning writes the network of seed 0, if it is one for CIFAR-10."""
-    before = digests(library.checkpoints)
-    assert "narrowed/vgg-small.cifar10.filters-B.safetensors" in before
-    row = run("filter_pruning", dict(kind="pruned", network="vgg-small", plan="B"))
-    assert library.interrupted(tmp_path, row, names={"mnist-m": "cifar10"})
-    assert digests(library.checkpoints) == before
-
-
 VGG = dict(name="one", network="vgg-small")
 STATES = {
-    "filter pruning": ("filter_pruning", VGG | dict(kind="scratch", plan="B")),
-    "filter pruning, short": ("filter_pruning", VGG | dict(kind="scratch, short", plan="B")),
+    "filter pruning": ("filter_pruning", VGG | dict(kind="as published", plan="A")),
     "channel pruning": ("channel_pruning", VGG | dict(kind="tuned", speedup=2.0, method="first k")),
     "channel pruning, scratch": ("channel_pruning", VGG | dict(kind="tuned", speedup=2.0, method="from scratch")),
 }
