@@ -157,7 +157,7 @@ def retrained_table(fair: pd.DataFrame) -> pd.DataFrame:
                 about = (network, f"{rate}x" if method != "dense" else "1x", method, f"{group.epochs.mean():g}")
                 table.append((*about, at_once, with_interval(group.lost), str(group.seed.nunique())))
     columns = ["network", "fewer MACs", "arm", "epochs", "points lost, not retrained", "points lost in the end", "networks"]
-    return pd.DataFrame(table, columns=columns)
+    return pd.DataFrame(table, columns=columns).drop_duplicates()  # the dense network is the same for each shape
 
 
 def papers_claims(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
