@@ -157,8 +157,6 @@ def test_no_row_is_made_of_what_was_interrupted(library, tmp_path, name):
 VGG = dict(name="one", network="vgg-small")
 STATES = {
     "filter pruning": ("filter_pruning", VGG | dict(kind="as published", plan="A")),
-    "channel pruning": ("channel_pruning", VGG | dict(kind="tuned", speedup=2.0, method="first k")),
-    "channel pruning, scratch": ("channel_pruning", VGG | dict(kind="tuned", speedup=2.0, method="from scratch")),
 }
 
 

@@ -1,6 +1,7 @@
-"""One layer of a network, and the ways of choosing its input channels."""
+"""One layer of a network, the ways of choosing its input channels, and the network in which it alone is pruned."""
 
 import copy
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -9,26 +10,36 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import activations, least_squares, surgery
+from course_lib.least_squares import Moments
 from course_lib.papers import channel_pruning as paper
 from course_lib.streams import stream
+
+LASSO, LARGEST, RESPONSE, FIRST, RANDOM = "LASSO", "largest contribution", "max response", "first k", "random"
+METHODS = (LASSO, LARGEST, RESPONSE, FIRST, RANDOM)
 
 
 class Layer(NamedTuple):
     """One layer of the whole network, on two halves of some images, and how strong its inputs are (`strengths`)."""
 
-    seen: least_squares.Moments
-    unseen: least_squares.Moments
+    seen: Moments
+    unseen: Moments
     strongest: Tensor
 
 
-@torch.no_grad()
 def layers_of(model: nn.Module, names: Sequence[str], images: Tensor, positions: int = 10, seed: int = 0) -> dict[str, Layer]:
     """Return the moments of convolutions of the whole network: on one half of the images to fit to, on the other to judge by."""
     found = {}
     for name in names:
-        pairs = (_pairs(model, name, part, positions, 2 * seed + half) for half, part in enumerate(images.chunk(2)))
-        found[name] = Layer(*map(least_squares.moments, pairs), strengths(model, [name], images[:1])[name])
+        halves = zip(images.chunk(2), ("seen", "unseen"), strict=True)
+        both = (moments_of(model, name, part, positions, stream(seed, which)) for part, which in halves)
+        found[name] = Layer(*both, strengths(model, [name], images[:1])[name])
     return found
+
+
+@torch.no_grad()
+def moments_of(model: nn.Module, name: str, images: Tensor, positions: int, seed: int) -> Moments:
+    """Return the moments of a convolution's inputs and outputs at random positions of all these images."""
+    return least_squares.moments(_pairs(model, name, images, positions, seed))
 
 
 def _pairs(model: nn.Module, name: str, images: Tensor, positions: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -38,9 +49,9 @@ def _pairs(model: nn.Module, name: str, images: Tensor, positions: int, seed: in
 
 
 def ways_of_choosing(
-    weight: Tensor, seen: least_squares.Moments, strongest: Tensor, keep: int
+    weight: Tensor, seen: Moments, strongest: Tensor, keep: int, seed: int = 0
 ) -> dict[str, Sequence[int] | Tensor]:
-    """The channels that each way of choosing keeps: METHODS, and two more.
+    """Return the channels that each of METHODS keeps, and those of 'inverted'.
 
     'Largest contribution' looks at each channel's ||X_i W_i^T|| alone (ours, to see what the LASSO adds to it); 'inverted'
     keeps what the LASSO would prune, as some libraries do.
@@ -50,21 +61,49 @@ def ways_of_choosing(
         seen: of the layer.
         strongest: from `strengths`, (c,).
         keep: how many.
+        seed: of the random choice.
     """
     c = len(strongest)
     dropped = set(paper.choose(seen, weight, c - keep).tolist()) if keep < c else set()
     return {
-        "LASSO": paper.choose(seen, weight, keep),
-        "max response": strongest.topk(keep).indices,
-        "first k": range(keep),
-        "largest contribution": paper.contributions(seen, weight)[0].diagonal().topk(keep).indices,
+        LASSO: paper.choose(seen, weight, keep),
+        LARGEST: paper.contributions(seen, weight)[0].diagonal().topk(keep).indices,
+        RESPONSE: strongest.topk(keep).indices,
+        FIRST: range(keep),
+        RANDOM: torch.randperm(c, generator=torch.Generator().manual_seed(stream(seed, "random channels")))[:keep],
         "inverted": [i for i in range(c) if i not in dropped],
     }
 
 
+def lasso_at(seen: Moments, weight: Tensor, keep: int) -> tuple[float, Tensor]:
+    """Return the smallest penalty that leaves no more than `keep` channels, and beta at this penalty, (c,).
+
+    Args:
+        seen: of the layer.
+        weight: of the layer, (n, c, p).
+        keep: how many channels may be left, below c.
+    """
+    penalties, betas = paper.lasso_path(*paper.contributions(seen, weight), seen.samples)
+    nonzero = betas != 0
+    few = ((nonzero[:-1] | nonzero[1:]).sum(1) <= keep).nonzero().flatten()
+    at = int(few[-1]) + 1 if len(few) else 0
+    return float(penalties[at]), betas[at]
+
+
+def reconstruction_error(unseen: Moments, weight: Tensor) -> float:
+    """Return the squared error of a layer's output as a share of the output's variance, in percent, with the best bias."""
+    return 100 * (1 - least_squares.explained(unseen, weight))
+
+
+def with_ridge(seen: Moments, ridge: float) -> Moments:
+    """Return moments for which least squares is ridge regression: `ridge` times the mean square of an input is the penalty."""
+    penalty = ridge * seen.gram.diagonal().mean() * torch.eye(len(seen.gram), dtype=seen.gram.dtype, device=seen.gram.device)
+    return dataclasses.replace(seen, gram=seen.gram + penalty)
+
+
 @torch.no_grad()
 def with_weight(model: nn.Module, name: str, weight: Tensor, bias: Tensor) -> nn.Module:
-    """A copy in which a convolution has another weight (n, c, p) and bias (n,)."""
+    """Return a copy in which a convolution has another weight (n, c, p) and bias (n,)."""
     model = copy.deepcopy(model)
     layer = model.get_submodule(name)
     layer.weight.copy_(weight.view_as(layer.weight))
@@ -73,12 +112,13 @@ def with_weight(model: nn.Module, name: str, weight: Tensor, bias: Tensor) -> nn
 
 
 def subset_search(mixed: float, problems: int = 100) -> dict[str, float]:
-    """How often the LASSO's 4 of 8 channels are within a tenth of the least error of all 70 subsets, over random layers.
+    """Return how often the LASSO's 4 of 8 channels are within a tenth of the least error of all 70 subsets, over random layers.
 
     Judged twice: by the best beta with W as it is, which is what the LASSO looks at, and by the best W.
 
     Args:
-        mixed: 0 for independent channels; at 1 half of a channel's variance comes from the others.
+        mixed: how strongly channels are correlated: each is a standard normal variable plus `mixed` times a random combination
+            of all of them, which has variance 1 on average; 0 for independent channels.
         problems: how many layers, of 8 channels with 4 numbers each and 12 outputs, 300 samples.
     """
     subsets = [list(subset) for subset in itertools.combinations(range(8), 4)]
@@ -100,7 +140,7 @@ def subset_search(mixed: float, problems: int = 100) -> dict[str, float]:
 
 
 def strengths(model: nn.Module, layers: Sequence[str], example_input: Tensor) -> dict[str, Tensor]:
-    """'Max response': for each channel that a layer reads, the sum of |W| of the filters that compute it, (c,)."""
+    """Return the 'max response' of each channel that a layer reads, (c,): the sum of |W| of the filters that compute it."""
     sums = {}
     for tied in surgery.couplings(model, example_input).values():
         total = sum(model.get_submodule(producer).weight.detach().abs().flatten(1).sum(1) for producer in tied.producers)

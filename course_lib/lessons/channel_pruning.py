@@ -1,19 +1,23 @@
-"""What notebook 06 shows beside its cells: the widget panel, and the figure it draws for one setting."""
+"""What notebook 06 shows of one trained network beside its cells: the LASSO's path, the widget panel and what that draws."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from course_lib import least_squares
-from course_lib.experiments import channel_choices
+from course_lib.experiments import channel_choices as choices
+from course_lib.experiments.channel_choices import LARGEST, LASSO, RESPONSE
+from course_lib.notebook import plots
 from course_lib.notebook.panels import panel
 from course_lib.notebook.plots import COLOURS
-from course_lib.papers import channel_pruning
+from course_lib.papers import channel_pruning as paper
 
 
-def lasso_view(model: nn.Module, layers: Mapping[str, channel_choices.Layer], layer: str, share: float) -> plt.Figure:
-    """The path of the LASSO over a layer's channels, and what the kept ones explain by each way of choosing them.
+def lasso_view(model: nn.Module, layers: Mapping[str, choices.Layer], layer: str, share: float) -> plt.Figure:
+    """Draw the path of the LASSO over a layer's channels, and what the kept ones explain by each way of choosing them.
 
     Args:
         model: a trained network; it is left as it was.
@@ -23,31 +27,35 @@ def lasso_view(model: nn.Module, layers: Mapping[str, channel_choices.Layer], la
     """
     seen, unseen, strongest = layers[layer]
     weight = model.get_submodule(layer).weight.detach().flatten(2)
-    gram, products = channel_pruning.contributions(seen, weight)
-    penalties, betas = channel_pruning.lasso_path(gram, products, seen.samples)
-    keep = max(1, round(share * len(gram)))
-    ways = channel_choices.ways_of_choosing(weight, seen, strongest, keep)
+    keep = max(1, round(share * len(strongest)))
+    ways = choices.ways_of_choosing(weight, seen, strongest, keep)
     shares = {way: least_squares.explained(unseen, least_squares.refit(seen, kept)[0]) for way, kept in ways.items()}
 
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.0, 3.0), width_ratios=(3, 2))
-    gone = [i for i in range(len(gram)) if i not in set(ways["LASSO"].tolist())]
-    left.plot(penalties, betas[:, gone], color="lightgrey", linewidth=0.8)
-    left.plot(penalties, betas[:, ways["LASSO"]], color=COLOURS[0], linewidth=0.8)
-    left.set(
-        xscale="symlog", xlabel="penalty", ylabel="beta of a channel", title=f"blue: the {keep} of {len(gram)} that last longest"
-    )
-    left.set_xscale("symlog", linthresh=float(penalties[0]) / 1000)
+    _draw_path(left, weight, seen, ways[LASSO].tolist())
+    left.set_title(f"blue: the {keep} of {len(strongest)} that last longest")
     drawn = right.barh(list(shares), [100 * share for share in shares.values()], color=COLOURS[: len(shares)])
     right.bar_label(drawn, [f"{share:.0%}" for share in shares.values()], padding=2)
     right.set(xlim=(0, 115), xlabel=f"explained of {layer}'s output,\nnew images (%)")
     right.invert_yaxis()
-    title = f"{layer} with {keep} of {len(gram)} channels: {shares['LASSO']:.0%} explained"
-    fig.suptitle(f"{title}, by the largest norms {shares['max response']:.0%}", x=0.01, ha="left", fontsize=11)
+    title = f"{layer} with {keep} of {len(strongest)} channels: {shares[LASSO]:.0%} explained"
+    fig.suptitle(f"{title}, by the largest norms {shares[RESPONSE]:.0%}", x=0.01, ha="left", fontsize=11)
     return fig
 
 
-def lasso_panel(model: nn.Module, layers: Mapping[str, channel_choices.Layer]):
-    """Layer and share of its channels over `lasso_view`; gives an ipywidgets box."""
+def _draw_path(ax: plt.Axes, weight: Tensor, seen: least_squares.Moments, kept: Sequence[int]) -> None:
+    """Draw beta of each channel by the penalty, those of `kept` in blue."""
+    gram, products = paper.contributions(seen, weight)
+    penalties, betas = paper.lasso_path(gram, products, seen.samples)
+    gone = [i for i in range(len(gram)) if i not in set(kept)]
+    ax.plot(penalties, betas[:, gone], color="lightgrey", linewidth=0.8)
+    ax.plot(penalties, betas[:, kept], color=COLOURS[0], linewidth=0.8)
+    ax.set(xlabel="penalty", ylabel="beta of a channel")
+    ax.set_xscale("symlog", linthresh=float(penalties[0]) / 1000)
+
+
+def lasso_panel(model: nn.Module, layers: Mapping[str, choices.Layer]):
+    """Return an ipywidgets box: layer and share of its channels over `lasso_view`."""
     import ipywidgets
 
     controls = {
@@ -55,3 +63,50 @@ def lasso_panel(model: nn.Module, layers: Mapping[str, channel_choices.Layer]):
         "share": ipywidgets.FloatSlider(0.5, min=0.1, max=0.9, step=0.1, description="kept", continuous_update=False),
     }
     return panel(controls, lambda chosen: lasso_view(model, layers, **chosen))
+
+
+def path_figure(model: nn.Module, layer: choices.Layer, name: str, keep: int, keeps: Sequence[int]) -> plt.Figure:
+    """Draw the path of the penalty, and the reconstruction error by the number of channels, before and after least squares.
+
+    Args:
+        model: a trained network; it is left as it was.
+        layer: from `channel_choices.layers_of`.
+        name: of the layer.
+        keep: how many channels are blue in the path.
+        keeps: numbers of channels of the second picture.
+    """
+    weight = model.get_submodule(name).weight.detach().flatten(2)
+    seen, unseen, strongest = layer
+    errors: dict[str, list[float]] = {"LASSO, weights times beta": []}
+    for count in keeps:
+        beta = choices.lasso_at(seen, weight, count)[1].to(weight)
+        errors["LASSO, weights times beta"].append(choices.reconstruction_error(unseen, beta[:, None] * weight))
+        for way, kept in choices.ways_of_choosing(weight, seen, strongest, count).items():
+            if way in (LASSO, LARGEST, RESPONSE):
+                fitted = least_squares.refit(seen, kept)[0]
+                errors.setdefault(f"{way}, least squares", []).append(choices.reconstruction_error(unseen, fitted))
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.6))
+    _draw_path(left, weight, seen, paper.choose(seen, weight, keep).tolist())
+    left.set_title(f"blue: the {keep} of {len(strongest)} channels that last longest")
+    for (way, curve), marker in zip(errors.items(), plots.MARKERS, strict=False):
+        right.plot(keeps, curve, marker=marker, markersize=4, label=way)
+    right.set(xlabel=f"channels kept, of {len(strongest)}", ylabel="reconstruction error, new images (%)", ylim=(0, None))
+    right.legend(fontsize=8)
+    worst = errors["LASSO, weights times beta"][keeps.index(keep)] / errors["LASSO, least squares"][keeps.index(keep)]
+    title = f"{name} with {keep} channels: least squares makes the error {worst:.1f} times smaller"
+    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return fig
+
+
+@torch.no_grad()
+def recalibrated(model: nn.Module, images: Tensor) -> nn.Module:
+    """Return a copy whose batch norms have statistics of these images; least squares leaves outputs with less variance."""
+    model = copy.deepcopy(model)
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over batches
+            norm.train()
+    for batch in images.split(250):
+        model(batch)
+    return model.eval()

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from course_lib import cost, data, least_squares, models, plans, surgery
 from course_lib.activations import sums
 from course_lib.data import Split
-from course_lib.experiments import channel_choices
+from course_lib.experiments import channel_choices, equal_budgets, one_shot, residual_rules, rows
 from course_lib.experiments import channel_pruning as runs
+from course_lib.experiments import channel_tables as tables
+from course_lib.lessons import channel_evidence as lesson
 from course_lib.papers import channel_pruning as paper
 from course_lib.result import Result
 from course_lib.storage import networks
@@ -298,7 +300,7 @@ def convolutions(model: nn.Module) -> dict[str, int]:
 
 def prune(model: nn.Module, images: Tensor, plan: dict[str, Any], **settings) -> Result:
     """`paper.prune` by a plan of the layers that read."""
-    keep, sampled = runs.by_output(plan, runs.producers(model, plan, images[:1]))
+    keep, sampled = residual_rules.by_output(plan, residual_rules.producers(model, plan, images[:1]))
     return paper.prune(model, batches_of(images), keep, sampled=sampled, **settings)
 
 
@@ -714,11 +716,8 @@ def old_widths(model: nn.Module, ratios: dict[str, float], speedup: float, examp
 @pytest.mark.parametrize("sampled", [False, True])
 def test_plans_for_a_speedup_are_those_of_networks_that_are_really_cut(sampled):
     model, example = models.build("resnet-20").eval(), models.example_input("resnet-20")
-    ratios = runs.residual_ratios(3, 2.0 if sampled else None, 3.0)
-    by_reading = runs.producers(model, ratios, example)
-    keep, behind = plans.keep_and_sampled_for_speedup(model, *runs.by_output(ratios, by_reading), 2.0, example)
-    expected = old_widths(model, ratios, 2.0, example)
-    assert {reader: behind[reader] if layer is None else keep[layer] for reader, layer in by_reading.items()} == expected
+    ratios = residual_rules.ratios("resnet-20", sampled)
+    assert residual_rules.plan_for(model, ratios, 2.0, example) == old_widths(model, ratios, 2.0, example)
 
 
 @pytest.mark.parametrize(("name", "speedup"), [("vgg-small", 2.0), ("vgg-small", 4.0), ("resnet-20", 2.0), ("resnet-56", 1.5)])
@@ -746,34 +745,212 @@ def test_plans_that_cannot_be_made_say_how_far_it_goes():
 # The experiments
 
 
-@pytest.mark.parametrize("kind", ["layer", "network", "tuned"])
-def test_a_row_of_each_kind_at_smoke_scale(kind, few, tmp_path, monkeypatch):
-    few(200, 100 if kind == "layer" else 300)
-    monkeypatch.chdir(tmp_path)  # where a run that is cut off would leave its state
-    setting = next(setting for setting in runs.grid("smoke") if setting["kind"] == kind)
-    row = runs.run(setting, seed=0, scale="smoke", device="cpu")
-    assert row["data set"] == "mnist-m" and json.loads(json.dumps(row)) == row
-    if kind == "layer":
-        points = {point["method"]: point for point in row["points"] if point["share"] == 0.25}
-        assert points["LASSO"]["unexplained"] < points["inverted"]["unexplained"]
-        assert points["LASSO"]["keep"] == row["channels"] // 4
-    else:
-        assert row["macs"] >= 2 * row["macs_left"]
-    if kind == "network":
-        assert row["without_least_squares"] < row["accuracy"] <= row["baseline"]
-    if kind == "tuned":
-        assert 50 < min(row["before"], row["accuracy"]) <= row["baseline"] and not list(tmp_path.rglob("*.pt"))
-        table = runs.paper_table(pd.DataFrame([setting | row | dict(seed=0)]))
-        assert table["MACs"].tolist() == ["2x less"]
+def a_row(setting: dict, seed: int = 0) -> dict:
+    """A row of a setting, as the runner makes it."""
+    about = dict(experiment="channel_pruning", command="", seconds=1.0, device="CPU", versions={}, date="", fingerprint="")
+    return setting | dict(seed=seed, scale="smoke") | runs.run(setting, seed=seed, scale="smoke", device="cpu") | about
+
+
+def of_kind(kind: str) -> dict:
+    return next(setting for setting in runs.grid("smoke") if setting["kind"] == kind)
+
+
+@pytest.mark.parametrize("kind", runs.KINDS)
+def test_a_row_of_each_kind_is_complete(kind, few):
+    few(100, 60)
+    row = a_row(of_kind(kind))
+    assert json.loads(json.dumps(row)) == row
+    found = pd.DataFrame(rows.flat([rows.checked(row)]))
+    assert set(found.dataset) == {"mnist-m"} and (found.epochs == 0).all() and (found.removed == found.accuracy).all()
+    if kind == "layer":  # of a rate all ways have the same shape, and each way is there
+        assert (found.groupby("speedup").macs.nunique() == 1).all() and (found.groupby("speedup").parameters.nunique() == 1).all()
+        assert (found.groupby("speedup").method.agg(tuple) == [tuple(channel_choices.METHODS)] * len(runs.SPEEDUPS)).all()
+        lasso = found[found.method == "LASSO"]
+        assert (lasso.error < lasso.error_before_fit).all() and (lasso.shared <= lasso.keep).all()
+        assert found[found.method != "LASSO"].error_before_fit.isna().all()
+    if kind == "samples":
+        bare = found[found.method == runs.WITHOUT]
+        assert len(bare) == 1 and bare.macs.iloc[0] == found.macs.iloc[0] and bare.accuracy.iloc[0] < found.accuracy.iloc[0]
+    if kind == "ridge":
+        assert len(found) == len(runs.RIDGES) * len(runs.budget("smoke")["ridge"])
+    with pytest.raises(ValueError, match="kind is 'guess'"):
+        runs.run(of_kind(kind) | dict(kind="guess"), seed=0, scale="smoke", device="cpu")
+
+
+def test_another_choice_has_the_shape_and_the_images_of_the_comparisons_lasso(few, monkeypatch):
+    """What is compared network by network differs in the choice of the channels only."""
+    few(100, 60)
+    asked = []
+    prune = paper.prune
+
+    def watched(model, batches, keep, **settings):
+        asked.append(
+            (batches.images, {layer: len(torch.arange(99)[:k] if isinstance(k, int) else k) for layer, k in keep.items()})
+        )
+        asked[-1] += (settings,)
+        return prune(model, batches, keep, **settings)
+
+    monkeypatch.setattr(paper, "prune", watched)
+    setting, work, splits = of_kind("refitted"), runs.budget("smoke"), data.load("cifar10", scale="smoke")
+    runs.refitted(setting, splits, work, 0)
+    begun = equal_budgets.start(setting, splits, work, 0)
+    one_shot.by_fit("LASSO", begun.model, begun.widths, begun.images, work["positions"], 0)
+    (images, widths, how), (others, their_widths, theirs) = asked
+    assert torch.equal(images, others) and widths == their_widths and how == theirs
+
+
+def test_each_seed_is_a_network_of_its_own(few, monkeypatch):
+    few(60, 40)
+    asked = []
+
+    def pretrained(name: str, dataset: str, seed: int = 0, **_) -> nn.Module:
+        asked.append(seed)
+        torch.manual_seed(seed)
+        return models.build(name).eval()
+
+    monkeypatch.setattr(models, "pretrained", pretrained)
+    first, second = (pd.DataFrame(rows.flat([a_row(of_kind("layer"), seed)])) for seed in (3, 4))
+    assert (first.baseline_loss != second.baseline_loss).all() and asked == [3, 4]
+    draws = [channel_choices.ways_of_choosing(*one_layer(), keep=4, seed=seed)["random"].tolist() for seed in (3, 4)]
+    assert draws[0] != draws[1] and all(len(set(draw)) == 4 for draw in draws)
+
+
+def one_layer() -> tuple[Tensor, least_squares.Moments, Tensor]:
+    inputs, weight = layer(7, 300, 12, 4, 6, 0.7)
+    return weight, least_squares.moments([(inputs, outputs_of(inputs, weight))]), weight.abs().sum((0, 2))
+
+
+@pytest.mark.parametrize("keep", [1, 5, 11])
+def test_the_penalty_is_the_smallest_that_leaves_so_few_channels(keep):
+    weight, seen, _ = one_layer()
+    penalty, beta = channel_choices.lasso_at(seen, weight, keep)
+    assert beta.nonzero().flatten().tolist() == paper.choose(seen, weight, keep).tolist()
+    gram, products = paper.contributions(seen, weight)
+
+    def left(penalty: float) -> int:
+        penalties, betas = paper.lasso_path(gram, products, seen.samples)
+        after = int((penalties > penalty).sum())  # the first step of the path at or below the penalty
+        share = (penalties[after - 1] - penalty) / (penalties[after - 1] - penalties[after])
+        return int(((1 - share) * betas[after - 1] + share * betas[after]).count_nonzero())
+
+    assert left(1.001 * penalty) <= keep < left(0.999 * penalty)
+
+
+def test_a_ridge_is_that_of_the_normal_equations_and_none_changes_nothing():
+    _, seen, _ = one_layer()
+    assert torch.equal(channel_choices.with_ridge(seen, 0.0).gram, seen.gram)
+    penalty = 0.1 * seen.gram.diagonal().mean()
+    expected = torch.linalg.solve(seen.gram + penalty * torch.eye(48), seen.cross).T.reshape(6, 12, 4)
+    torch.testing.assert_close(least_squares.refit(channel_choices.with_ridge(seen, 0.1), range(12))[0], expected)
+
+
+def test_the_reconstruction_error_is_a_share_of_the_variance():
+    inputs, weight = layer(8, 200, 6, 4, 5)
+    wanted = outputs_of(inputs, weight) + 3
+    other = weight.clone()
+    other[:, :2] = 0
+    error = (wanted - outputs_of(inputs, other)).var(0).sum() / wanted.var(0).sum()
+    seen = least_squares.moments([(inputs, wanted)])
+    assert channel_choices.reconstruction_error(seen, other) == pytest.approx(100 * error.item())
 
 
 def test_rules_decide_where_samplers_stand(images):
     model = models.pretrained("resnet-20", "mnist-m")
-    for name, (sampler, _) in runs.RULES.items():
-        setting = dict(network="resnet-20", speedup=2.0, rules=name)
-        narrower = runs.prune(setting, model, batches_of(images), dict(positions=40), seed=0).model
-        assert any(isinstance(module, ChannelSampler) for module in narrower.modules()) == sampler
-        assert cost.count(model, images[:1]).MACs.sum() >= 2 * cost.count(narrower, images[:1]).MACs.sum()
+    how = dict(rate=2.0, positions=40, images=len(images), seed=0)
+    for name, (sampler, corrected) in residual_rules.RULES.items():
+        result = residual_rules.prune(model, batches_of(images), "resnet-20", name, **how)
+        assert any(isinstance(module, ChannelSampler) for module in result.model.modules()) == sampler
+        assert any(row["corrected"] for row in result.record) == corrected
+        assert cost.count(model, images[:1]).MACs.sum() >= 2 * cost.count(result.model, images[:1]).MACs.sum()
+
+
+# (method, points lost) of single layers; the LASSO loses 1 point at 2x
+LOSSES = {"LASSO": 1.0, "largest contribution": 1.5, "max response": 3.0, "first k": 2.0, "random": 4.0}
+FAIR = {
+    "LASSO": (7.0, 1.4),
+    "largest contribution": (6.5, 1.3),
+    "L1": (70.0, 1.6),
+    "scratch-E": (None, 3.0),
+    "dense": (None, 0.0),
+}
+
+
+def made_up_rows() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of three networks in no order: network s has 90 + s percent, and each arm its own loss on top."""
+    found, fair = [], []
+
+    def add(lines: list, loss: float, **more) -> None:
+        for seed in range(3):
+            about = dict(seed=seed, dataset="cifar10", network="vgg-small", counted="MACs", scale="lesson", baseline=90.0 + seed)
+            lines.append(about | dict(accuracy=90 + seed - loss, removed=90 + seed - loss, epochs=0) | more)
+
+    for depth in range(2, 7):
+        for speedup in runs.SPEEDUPS:
+            for method, loss in LOSSES.items():
+                at = dict(layer=f"conv{depth}", speedup=speedup, method=method, keep=10, error=loss, shared=9)
+                add(found, loss * speedup / 2 + depth, kind="layer", penalty=1.0, error_before_fit=50.0, **at)
+    for rules, loss in dict(neither=8.0, samplers=12.0, correction=7.0, both=11.0).items():
+        add(found, loss, kind="rules", network="resnet-20", rules=rules, method="LASSO")
+    for images, positions in runs.budget("lesson")["samples"]:
+        add(found, 5_000 / images, kind="samples", images=images, positions=positions, method="LASSO", ridges=1)
+    add(found, 60, kind="samples", images=5_000, positions=1, method=runs.WITHOUT, ridges=0)
+    for ridge in runs.RIDGES:
+        add(found, 2 + ridge, kind="ridge", samples=500, unknowns=576, ridge=ridge, error=20 + ridge, method="LASSO")
+    for rate in (2, 4):
+        for method, loss in {"max response": 8.0, "random": 9.0}.items():
+            add(found, loss * rate, kind="refitted", rate=rate, method=method)
+    for network in ("vgg-small", "resnet-20"):
+        for method, (cut, end) in FAIR.items():
+            for seed in range(3):
+                whole = 90 + seed
+                kind = {"dense": "dense", "scratch-E": "scratch", "L1": "filters"}.get(method, "channels")
+                about = dict(kind=kind, network=network, rate=1 if method == "dense" else 2, method=method, counted="MACs")
+                figures = dict(baseline=whole, removed=None if cut is None else whole - cut, accuracy=whole - end)
+                fair.append(about | figures | dict(seed=seed, scale="lesson", dataset="cifar10", epochs=20))
+    return tuple(pd.DataFrame(lines).sample(frac=1, random_state=0) for lines in (found, fair))
+
+
+def test_claims_compare_arms_network_by_network():
+    """Networks differ by more than arms do, so differences that were paired wrongly would have an interval."""
+    found, fair = made_up_rows()
+    papers, own = lesson.papers_claims(found, fair), lesson.own_claims(found, fair)
+    assert len(papers) <= 8 and len(own) <= 5 and papers[-1].evidence is None
+    effects = [claim.evidence.mean for claim in papers[:-1] + own]
+    # at 2x, where the leads are smallest; first k ahead of max response by 1 point at 2x, and so on, 1.5 on average
+    assert effects == pytest.approx([2.0, 1.0, 1.5, 3.0, -3.0, -1.4, 1.6, 1.0, -0.5, -0.1, 11.0, 1.0])
+    for claim in papers[:-1] + own:
+        assert claim.evidence.networks == 3 and claim.evidence.high - claim.evidence.low < 1e-9, claim.claim
+
+
+def test_tables_say_what_rows_say(monkeypatch):
+    found, fair = made_up_rows()
+    monkeypatch.setattr(tables, "compared", lambda scale: fair)
+    assert tables.cases(found, "max response") == (15, 15) and tables.cases(found, "first k", "error", "max response") == (0, 15)
+    said = lesson.response_at(found, 2)
+    assert "in 0 of 5 layers" in said and "+2.00 (+2.00 to +2.00)" in said and said.endswith("holds.")
+    table, verdicts = lesson.leads_table(found, fair)
+    assert len(table) == 3 + 4 and verdicts["vgg-small, 2x, not retrained"].mean == pytest.approx(-0.5)
+    assert "holds in 2 of 7 comparisons, does not hold in 4, and is undecided in 1" not in lesson.what_the_lasso_buys(verdicts)
+    samples = lesson.samples_table(found, fair)
+    assert samples["samples"].tolist() == ["500", "500", "5,000", "5,000", "5,000", "50,000", "no fit"]
+    chosen = lesson.not_retrained_table(found, fair)
+    assert chosen["LASSO"].tolist() == ["84.0 (81.5 to 86.5)", "not measured"] and len(lesson.rules_table(found)) == 4
+    assert runs.headline(found).lost.tolist() == pytest.approx([1.4, 1.4]) and runs.paper_table(found).networks.tolist() == [3, 3]
+    assert "dense" in lesson.retrained_table(fair).arm.tolist() and len(lesson.ridge_table(found)) == 1
+    assert set(lesson.fit_table(found).layer) == {f"conv{i}" for i in range(2, 7)}
+    assert len(lesson.single_layers_figure(found, "title").axes) == 10
+
+
+def test_without_rows_of_the_comparison_there_is_no_headline(monkeypatch):
+    monkeypatch.setattr(tables, "compared", lambda scale: pd.DataFrame())
+    found, _ = made_up_rows()
+    assert runs.headline(found).empty and runs.paper_table(found).empty
+
+
+@pytest.mark.parametrize("scale", ["smoke", "lesson", "paper"])
+def test_the_settings_have_names_of_their_own(scale):
+    names = [setting["name"] for setting in runs.grid(scale)]
+    assert len(set(names)) == len(names) >= 9
 
 
 def test_the_strength_of_a_channel_is_that_of_the_filters_that_make_it(images):

@@ -1,0 +1,236 @@
+"""What notebook 06 says by recorded rows: its figure and tables, and the claims of the paper and our own."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from course_lib import evidence
+from course_lib.experiments import channel_tables as tables
+from course_lib.experiments.channel_choices import FIRST, LARGEST, LASSO, METHODS, RANDOM, RESPONSE
+from course_lib.notebook import Claim, plots
+from course_lib.notebook.plots import COLOURS
+
+SCRATCH = "scratch-E"
+RETRAINED = (LASSO, LARGEST, "L1", RANDOM, SCRATCH, "dense")  # arms of the comparison that the notebook shows
+
+
+def with_interval(values: Iterable[float], form: str = "{:.2f}") -> str:
+    """Return the mean over networks and its 95 % interval, in words."""
+    values = list(values)
+    if len(values) == 1:
+        return f"{form.format(values[0])} (one network)"
+    return "{} ({} to {})".format(*(form.format(figure) for figure in evidence.interval(values)))
+
+
+def single_layers_figure(found: pd.DataFrame, title: str) -> plt.Figure:
+    """Draw figure 4 of the paper: points of accuracy lost with one layer pruned, and the reconstruction error of its output.
+
+    Lines are means over trained networks, areas their 95 % intervals.
+    """
+    lines = tables.alone(found)
+    order = list(dict.fromkeys(lines.layer))
+    fig, axes = plt.subplots(2, len(order), figsize=(9.0, 5.0), sharex=True, sharey="row", squeeze=False)
+    for row, quantity in zip(axes, ("lost", "error"), strict=True):
+        for ax, name in zip(row, order, strict=True):
+            for method, marker, colour in zip(METHODS, plots.MARKERS, COLOURS, strict=False):
+                by_rate = lines[(lines.layer == name) & (lines.method == method)].groupby("speedup")[quantity]
+                mean, low, high = np.transpose([evidence.interval(values) for _, values in by_rate])
+                rates = sorted(by_rate.groups)
+                ax.plot(rates, mean, marker=marker, markersize=4, color=colour, label=method)
+                ax.fill_between(rates, np.maximum(low, -5), np.minimum(high, 60), color=colour, alpha=0.12, linewidth=0)
+    for ax, name in zip(axes[0], order, strict=True):
+        ax.set_title(name, fontsize=9.5)
+    axes[0, 0].set_ylabel("points of accuracy lost")
+    axes[1, 0].set_ylabel("reconstruction error (%)")
+    axes[1, len(order) // 2].set_xlabel("times fewer channels read by this layer")
+    axes[0, 0].legend(fontsize=7)
+    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return fig
+
+
+def single_layers_table(found: pd.DataFrame, speedup: int) -> pd.DataFrame:
+    """Return both measures of each way of choosing at a rate, a line per layer: points of accuracy lost / error in percent."""
+    lost, error = (tables.at_rate(found, speedup, column) for column in ("lost", "error"))
+    cells = {way: [f"{a:.2f} / {b:.1f}" for a, b in zip(lost[way], error[way], strict=True)] for way in METHODS}
+    return pd.DataFrame({f"at {speedup}x: points lost / error (%)": lost.index} | cells)
+
+
+def response_at(found: pd.DataFrame, speedup: int) -> str:
+    """Return how max response compares with the LASSO at a rate by both measures, in words."""
+    by_layer = {column: tables.leads(found, RESPONSE, column)[speedup] for column in ("lost", "error")}
+    behind = {column: (lead.groupby("layer").mean() < 0) for column, lead in by_layer.items()}
+    layers = len(behind["lost"])
+    lead = by_layer["lost"].groupby("seed").mean()
+    return (
+        f"At {speedup}x max response loses fewer points than the LASSO in {behind['lost'].sum()} of {layers} layers, and its "
+        f"reconstruction error is smaller in {behind['error'].sum()}.\nThe LASSO is ahead by {with_interval(lead, '{:+.2f}')} "
+        f"points on average: '{RESPONSE} loses more' {evidence.better(lead, 'cifar10').label}."
+    )
+
+
+def fit_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Return `tables.before_and_after_fit` in words."""
+    table = tables.before_and_after_fit(found).reset_index()
+    return pd.DataFrame(
+        {
+            "layer": table.layer,
+            "times fewer channels": table.speedup,
+            "error (%), weights times beta": table.error_before_fit.map("{:.1f}".format),
+            "error (%), least squares": table.error.map("{:.1f}".format),
+            "of the LASSO's channels, also the largest": table.shared.map("{:.0f} %".format),
+        }
+    )
+
+
+def not_retrained_table(found: pd.DataFrame, fair: pd.DataFrame) -> pd.DataFrame:
+    """Return accuracies of the plain network before retraining, by rate and way of choosing; all with least squares but L1."""
+    lines = []
+    for rate in sorted(set(found[found.kind == "refitted"].rate)):
+        table = tables.not_retrained(found, fair, rate)
+        bare = tables.accuracies(fair, found[found.kind == "refitted"].network.iloc[0], rate, "removed") if len(fair) else {}
+        row = {"accuracy (%), not retrained": f"{rate:g}x fewer MACs"}
+        for way in (LASSO, LARGEST, RESPONSE, RANDOM):
+            row[way] = with_interval(table[way].dropna(), "{:.1f}") if way in table else "not measured"
+        row["L1, weights as they are"] = with_interval(bare["L1"], "{:.1f}") if "L1" in bare else "not measured"
+        lines.append(row)
+    return pd.DataFrame(lines)
+
+
+def retrained_table(fair: pd.DataFrame) -> pd.DataFrame:
+    """Return the points lost by arms of the comparison, not retrained and retrained: a line per arm and network and rate."""
+    lines = []
+    for network, rate in tables.rates_with(fair, "L1"):
+        end, cut, whole = (tables.accuracies(fair, network, rate, column) for column in ("accuracy", "removed", "baseline"))
+        epochs = fair[fair.network == network].groupby("method").epochs.max()
+        for arm in RETRAINED:
+            if arm in end and end[arm].notna().all():
+                at_once = with_interval(whole[arm] - cut[arm], "{:.1f}") if cut[arm].notna().all() else "-"
+                lines.append((f"{network}, {rate}x", arm, at_once, with_interval(whole[arm] - end[arm]), f"{epochs[arm]:g}"))
+    return pd.DataFrame(lines, columns=["network, MACs", "arm", "points lost at once", "retrained", "epochs"])
+
+
+def leads_table(found: pd.DataFrame, fair: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, evidence.Verdict]]:
+    """Return by how many points the LASSO is ahead of the largest contribution, wherever both were measured, and the verdicts."""
+    verdicts = {}
+    for speedup, lead in tables.leads(found, LARGEST).items():
+        by_network = lead.groupby("seed").mean()
+        verdicts[f"one layer alone, {speedup}x, mean of the layers"] = evidence.better(by_network, "cifar10")
+    for network, rate in tables.rates_with(fair, LASSO, LARGEST):
+        for column, when in (("removed", "not retrained"), ("accuracy", "retrained")):
+            table = tables.accuracies(fair, network, rate, column)
+            verdicts[f"{network}, {rate}x, {when}"] = evidence.better(table[LASSO] - table[LARGEST], "cifar10")
+    shown = [(at, f"{v.mean:+.2f} ({v.low:+.2f} to {v.high:+.2f})", v.label) for at, v in verdicts.items()]
+    return pd.DataFrame(shown, columns=["LASSO against largest contribution", "points ahead", "'LASSO is better'"]), verdicts
+
+
+def what_the_lasso_buys(verdicts: Mapping[str, evidence.Verdict]) -> str:
+    """Return in how many of the comparisons with the largest contribution the LASSO is better, in words."""
+    labels = [verdict.label for verdict in verdicts.values()]
+    most = max(abs(verdict.mean) for verdict in verdicts.values())
+    return (
+        f"'LASSO is better' holds in {labels.count(evidence.HOLDS)} of {len(labels)} comparisons, does not hold in "
+        f"{labels.count(evidence.DOES_NOT)}, and is undecided in {labels.count(evidence.UNDECIDED)}; "
+        f"no mean differs by more than {most:.1f} points."
+    )
+
+
+def samples_table(found: pd.DataFrame, fair: pd.DataFrame) -> pd.DataFrame:
+    """Return the accuracy by number of images and positions, not retrained, and of the LASSO's channels without least squares."""
+    lines = []
+    ridges = found[(found.kind == "samples") & (found.method == LASSO)].groupby(["images", "positions"]).ridges.mean()
+    for (images, positions), values in tables.by_samples(found, fair).items():
+        fitted = f"{ridges.get((images, positions), math.nan):.0f}" if (images, positions) in ridges else "-"
+        lines.append((f"{images:,}", positions, f"{images * positions:,}", fitted, with_interval(values, "{:.1f}")))
+    bare = found[(found.kind == "samples") & (found.method != LASSO)]
+    at = f"{bare.images.iloc[0]:,.0f}", int(bare.positions.iloc[0])
+    lines.append((*at, "no fit", "-", with_interval(bare.accuracy, "{:.1f}")))
+    return pd.DataFrame(lines, columns=["images", "positions in each", "samples", "layers with a ridge", "accuracy (%)"])
+
+
+def ridge_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Return points lost and error of the layer that is fitted with a ridge, a line per number of samples."""
+    lost, error = found.assign(lost=found.baseline - found.accuracy), tables.by_ridge(found)
+    lost = tables.by_ridge(lost, "lost")
+    unknowns = found[found.kind == "ridge"].unknowns.iloc[0]
+    cells = {f"ridge {ridge:g}": [f"{lost.at[n, ridge]:.2f} / {error.at[n, ridge]:.1f}" for n in error.index] for ridge in error}
+    return pd.DataFrame({f"samples, for {unknowns:.0f} unknowns": [f"{n:,}" for n in error.index]} | cells)
+
+
+def rules_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the points lost under each of the rules for residual networks, and how far each is ahead of none."""
+    table = tables.by_rules(found)
+    ahead = {rules: with_interval(table["neither"] - table[rules], "{:+.2f}") for rules in ("samplers", "correction", "both")}
+    lines = [(rules, with_interval(table[rules]), ahead.get(rules, "")) for rules in ("neither", *ahead)]
+    return pd.DataFrame(lines, columns=["rules", "points lost, not retrained", "points ahead of neither"])
+
+
+# Claims
+
+
+def papers_claims(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
+    """Return the paper's claims in its own terms, judged by recorded rows."""
+    rules, lost = tables.by_rules(found), tables.at_rate(found, 4)[LASSO]
+    lines = tables.alone(found)
+    lines = lines[lines.method == LASSO].pivot_table(index="seed", columns="layer", values="lost")
+    deep = tables.leads(found, FIRST, method=RESPONSE).loc[list(lines)[-2:]].mean(axis=1).groupby("seed").mean()
+    end, whole = (tables.accuracies(fair, "resnet-20", 2, column) for column in ("accuracy", "baseline"))
+    loss, epochs = whole[LASSO] - end[LASSO], f"{fair[fair.method == LASSO].epochs.max():g}"
+    shallow_ones, deep_ones = lines[list(lines)[:2]].mean(axis=1), lines[list(lines)[-2:]].mean(axis=1)
+    both = f"{rules['neither'].mean():.2f} / {rules['both'].mean():.2f} points lost"
+    return [
+        _at_every_rate(found, RESPONSE),
+        _at_every_rate(found, FIRST),
+        Claim("max response can be worse than first k on deep layers (check)", f"{' and '.join(list(lines)[-2:])} alone, top-1",
+              f"first k ahead by {-deep.mean():+.2f} points", evidence.better(-deep, "cifar10"), "0"),
+        Claim("shallow layers are more redundant", f"{', '.join(list(lines)[:2])} against {', '.join(list(lines)[-2:])}, top-1",
+              f"{shallow_ones.mean():.2f} / {deep_ones.mean():.2f} points lost; at 4x {lost.iloc[0]:.2f} to {lost.iloc[-2]:.2f}",
+              evidence.better(deep_ones - shallow_ones, "cifar10"), "0"),
+        Claim("both residual rules save points (ResNet-50, top-5: 8.0 -> 4.0 lost)", "ResNet-20 at 2x, top-1: neither / both",
+              both, evidence.better(rules["neither"] - rules["both"], "cifar10"), "0"),
+        Claim("ResNet-56 at 2x loses 1.0 point of top-1", "ResNet-20 at 2x, top-1, correction without samplers",
+              f"{loss.mean():.2f} points lost", evidence.verdict(-loss, margin=-1.0), epochs),
+        _against("... and beats the same shape from scratch (91.8, 90.9 %, check)", "ResNet-20 at 2x, top-1, equal epochs",
+                 end[LASSO], end[SCRATCH], epochs),
+        Claim("VGG-16 at 2x, 4x, 5x loses 0.0, 1.0, 1.7 points of top-5", "ImageNet", "", None),
+    ]  # fmt: skip
+
+
+def own_claims(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
+    """Return what we asked beyond the paper, judged by recorded rows."""
+    single = tables.leads(found, LARGEST)[4].groupby("seed").mean()
+    cut, end = (tables.accuracies(fair, "vgg-small", 2, column) for column in ("removed", "accuracy"))
+    chosen, rules = tables.not_retrained(found, fair, 2), tables.by_rules(found)
+    epochs = f"{fair[fair.method == LASSO].epochs.max():g}"
+    return [
+        Claim("the LASSO beats the largest contribution on single layers", "vgg-small at 4x, mean of the layers",
+              f"{single.mean():+.2f} points ahead", evidence.better(single, "cifar10"), "0"),
+        _against("... and in the whole network", "vgg-small at 2x, not retrained", cut[LASSO], cut[LARGEST], "0"),
+        _against("... and once that is retrained", "vgg-small at 2x, retrained", end[LASSO], end[LARGEST], epochs),
+        _against("the choice matters before retraining, all with least squares", "LASSO / random, vgg-small at 2x",
+                 chosen[LASSO], chosen[RANDOM], "0"),
+        Claim("corrected targets alone help", "ResNet-20 at 2x, without samplers",
+              f"{rules['neither'].mean():.2f} / {rules['correction'].mean():.2f} points lost",
+              evidence.better(rules["neither"] - rules["correction"], "cifar10"), "0"),
+    ]  # fmt: skip
+
+
+def _at_every_rate(found: pd.DataFrame, other: str) -> Claim:
+    """A claim of the paper's figure 4: the verdict is that of the rate at which the LASSO's lead is smallest."""
+    by_network = tables.leads(found, other).groupby("seed").mean()
+    smallest = by_network.mean().idxmin()
+    wins, of = tables.cases(found, other)
+    here = ", ".join(f"{rate}x {lead:+.2f}" for rate, lead in by_network.mean().items())
+    measured = f"one layer alone, lead in points of top-1, mean of the layers; verdict at {smallest}x, the smallest"
+    words = f"{here}; ahead in {wins} of {of} cases"
+    return Claim(f"less error than {other} at every rate (figure 4)", measured, words,
+                 evidence.better(by_network[smallest], "cifar10"), "0")  # fmt: skip
+
+
+def _against(
+    claim: str, measured: str, first: pd.Series, second: pd.Series, epochs: str, test: Callable = evidence.better
+) -> Claim:
+    """A claim about the accuracies of two arms, each by network."""
+    return Claim(claim, measured, f"{first.mean():.2f} / {second.mean():.2f} % right", test(first - second, "cifar10"), epochs)
