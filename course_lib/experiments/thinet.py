@@ -1,299 +1,214 @@
-"""The runs behind notebook 07: Luo et al., ICCV 2017, on vgg-small and ResNet-20.
+"""The runs behind notebook 07: Luo et al., ICCV 2017, on vgg-small and ResNet-20, before any retraining.
 
-A setting's 'kind' says which question it answers: 'criterion' prunes all layers by one criterion at one share of filters and
-tunes once at the end, 'half' goes layer by layer to about half the MACs, tuning after each. Both begin with the committed
-baseline. What the notebook measures by itself stands below them.
+A setting's 'kind' says which question it answers: 'criteria' which channels to remove, from all layers and at several shares;
+'tuning' what training after a layer does at several learning rates; 'layers' how near greed comes to the best of all sets, and
+how many samples a layer's choice needs; 'images' how many images a whole network needs. What the networks are worth after
+retraining stands in the rows of the comparison, at equal widths and epochs for all criteria. A seed is an independently trained
+network, whose filters are chosen on training images.
 """
 
-import dataclasses
-import functools
+import copy
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
-import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from course_lib import activations, cost, data, models, surgery
+from course_lib import data, models, training
 from course_lib.data import Split, Splits
-from course_lib.papers import channel_pruning
+from course_lib.experiments import channel_sets, one_shot, rows
+from course_lib.experiments.channel_sets import CRITERIA, FORWARD
+from course_lib.experiments.equal_budgets import UNTRAINED, macs
+from course_lib.experiments.thinet_tables import headline, paper_table
+from course_lib.models.pretraining import RECIPES
 from course_lib.papers import thinet as paper
-from course_lib.papers.filter_pruning import filter_norms
-from course_lib.papers.network_trimming import apoz
-from course_lib.result import Result
+from course_lib.streams import stream
 from course_lib.surgery import keeping, readers
-from course_lib.training import evaluate, fit, recipe
 
-CRITERIA = ("ThiNet", "ThiNet, not rescaled", "ThiNet, forward", "weight sum", "APoZ", "random")
-# Share of filters kept in every layer -> FLOPs left (%) of the paper's nearest point (VGG-16-GAP on CUB-200)
-SHARES = {0.8: 66, 0.6: 40, 0.45: 22, 0.3: 10}
-# Top-1 (%) there, tuned; the whole network has 71.2. Read off such a plot, origin unsure: (check)
-PAPER_CRITERIA = {
-    "ThiNet": (70.5, 68.8, 63.4, 52.3),
-    "ThiNet, not rescaled": (70.2, 67.6, 63.5, 48.3),
-    "weight sum": (68.1, 60.5, 49.2, 34.1),
-    "APoZ": (69.1, 66.3, 58.3, 18.5),
-    "random": (69.6, 66.7, 58.2, 28.4),
-}
-# ImageNet top-1 before and after, and FLOPs left (%), of the networks nearest in kind
-PAPER_HALF = {"vgg-small": ("VGG-16", 68.34, 69.80, 31), "resnet-20": ("ResNet-50 (check)", 72.88, 71.01, 44)}
-HALF = {"vgg-small": 0.7, "resnet-20": 0.5}  # share of filters that leaves about half the MACs
-TUNING = dict(lr=0.02, augment="crop-flip", precision=torch.bfloat16, progress=False)
+__all__ = ["budget", "grid", "headline", "paper_table", "run"]
+
+NETWORKS = {"smoke": ("vgg-small",), "lesson": ("vgg-small", "resnet-20"), "paper": ("vgg-16", "resnet-56")}
+# Shares of filters that stay: of every layer in a plain network, of the first layers of the blocks in a residual one
+SHARES = {
+    "vgg-small": (0.9, 0.8, 0.6, 0.45), "vgg-16": (0.9, 0.8, 0.6, 0.45), "resnet-20": (0.8, 0.5), "resnet-56": (0.8, 0.5),
+}  # fmt: skip
+HALF = 0.7  # the share that leaves about half the MACs of a plain network
+SMALL = 12  # channels of the small problems: all sets of them can be tried
+PER_CLASS, POSITIONS = (1, 3, 10, 30, 100), (1, 10, 100)  # images per class, positions per image; the paper takes 10 and 10
+BATCH = 128
+WHOLE, HALVED = "whole network", "half of a layer removed"
+# What is tuned, the learning rate and how it goes on: 0.001 is what the authors took
+TUNING = (
+    (HALVED, 0.02, "constant"), (HALVED, 0.003, "constant"), (HALVED, 0.001, "constant"), (HALVED, 0.02, "linear"),
+    (WHOLE, 0.02, "constant"),
+)  # fmt: skip
 
 
-def budget(scale: str) -> dict:
-    """How much work at a scale: images a class for the choice; of 'criterion' training images to tune on and epochs; of 'half'
-    epochs after each layer and at the end, and test images for the record after each."""
+def budget(scale: str) -> dict[str, float]:
+    """Return how much work each kind of run does at a scale.
+
+    'images' choose, in 'positions' places of each; 'problems' are drawn from each layer, with 'draws' draws of samples;
+    'epochs' follow the removal of a layer.
+    """
     return {
-        "smoke": dict(per_class=2, tune=256, epochs=1, each=0.05, final=1, record=200),
-        "lesson": dict(per_class=20, tune=20_000, epochs=1, each=0.4, final=2, record=2_000),
-        "paper": dict(per_class=100, tune=50_000, epochs=15, each=1, final=12, record=10_000),
+        "smoke": dict(images=100, positions=5, problems=1, draws=1, epochs=0.1),
+        "lesson": dict(images=1_000, positions=10, problems=10, draws=2, epochs=1),
+        "paper": dict(images=5_000, positions=10, problems=20, draws=5, epochs=1),
     }[scale]
 
 
 def grid(scale: str) -> list[dict]:
-    """All settings; smoke scale keeps vgg-small at one share."""
-    shares = (0.6,) if scale == "smoke" else tuple(SHARES)
-    settings = [dict(kind="criterion", network="vgg-small", criterion=c, share=s) for s in shares for c in CRITERIA]
-    settings.append(dict(kind="half", network="vgg-small"))
-    if scale != "smoke":
-        both = ("ThiNet", "ThiNet, forward")
-        settings += [dict(kind="criterion", network="resnet-20", criterion=c, share=s) for s in (0.5, 0.3) for c in both]
-        settings.append(dict(kind="half", network="resnet-20"))
-    return [dict(name=" ".join(str(value) for value in setting.values()), **setting) for setting in settings]
+    """Return all settings, the most telling first; tuning and few images on the plain network alone."""
+    plain, *residual = NETWORKS[scale]
+    kinds = [("tuning", plain), ("criteria", plain), ("layers", plain), ("images", plain)]
+    kinds += [(kind, network) for kind in ("layers", "criteria") for network in residual]
+    return [dict(name=f"{kind} {network}", kind=kind, network=network, seeds=3) for kind, network in kinds]
 
 
 def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
-    """One row: `setting` is an entry of `grid`. Raises ValueError for an unknown kind."""
-    kinds = {"criterion": by_criterion, "half": half}
-    if setting["kind"] not in kinds:
-        raise ValueError(f"kind is {setting['kind']!r}; known are {', '.join(kinds)}")
+    """Return one row: `setting` is an entry of `grid`. Raises ValueError for an unknown kind."""
+    if setting["kind"] not in KINDS:
+        raise ValueError(f"kind is {setting['kind']!r}; known are {', '.join(KINDS)}")
     splits = data.load("cifar10", device=device, scale=scale)
-    model = models.pretrained(setting["network"], splits.name, seed).to(splits.test.images.device)
-    figures = kinds[setting["kind"]](setting, model, splits, budget(scale), seed)
-    accuracy = models.checkpoint_facts(setting["network"], splits.name, seed)["accuracy"]  # measuring it again would take as long
-    return {"data set": splits.name, "baseline": accuracy} | figures
+    model = models.pretrained(setting["network"], splits.name, seed, device=splits.test.images.device)
+    figures = KINDS[setting["kind"]](setting, model, splits, budget(scale), seed)
+    return dict(dataset=splits.name) | rows.baseline(model, splits) | figures
 
 
-def by_criterion(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
-    """All layers pruned by one criterion, one after another without tuning; accuracy then, and after tuning once."""
-    pruned = prune_all(model, splits, setting["criterion"], setting["share"], work["per_class"], seed)
-    accuracy = evaluate(pruned, splits.test)
-    few = dataclasses.replace(splits, train=splits.train.take(work["tune"], seed))
-    fit(pruned, few, epochs=work["epochs"], schedule="linear", seed=seed, **TUNING)
-    return dict(pruned=accuracy, tuned=evaluate(pruned, splits.test), **sizes(model, pruned, splits.test))
+def criteria(setting: dict, model: nn.Module, splits: Splits, work: Mapping[str, float], seed: int) -> dict:
+    """Return a point for each criterion and share of filters that all layers keep, not retrained."""
+    chosen_on, points = splits.train.take(work["images"], stream(seed, "images")), []
+    whole = macs(model, splits)
+    for share, method in itertools.product(SHARES[setting["network"]], CRITERIA):
+        narrower = cut(method, model, widths(model, share, splits), chosen_on, work["positions"], seed)
+        figures = rows.outcome(narrower, splits)
+        points.append(
+            dict(method=method, share=share, left=figures["macs"] / whole) | figures | dict(removed=figures["accuracy"])
+        )
+    return UNTRAINED | dict(points=points)
 
 
-def half(setting: dict, model: nn.Module, splits: Splits, work: Mapping, seed: int) -> dict:
-    """The paper's schedule to about half the MACs; the record of its steps on fewer test images, the end on all."""
-    few = dataclasses.replace(splits, test=splits.test.take(work["record"]))
-    pruned = prune_and_tune(model, few, HALF[setting["network"]], work, seed)
-    steps = [{"tuned" if column == "retrained" else column: value for column, value in row.items()} for row in pruned.record]
-    accuracy = evaluate(pruned.model, splits.test)
-    return dict(tuned=accuracy, start=evaluate(model, few.test), steps=steps, **sizes(model, pruned.model, splits.test))
+def layers(_setting: dict, model: nn.Module, splits: Splits, work: Mapping[str, float], seed: int) -> dict:
+    """Return the row of a network with a point for each small problem, and for each number of samples, of its single layers."""
+    points = [dict(question="greed") | point for point in problems(model, splits, work, seed)]
+    points += [dict(question="samples") | point for point in from_few_samples(model, splits, work, seed)]
+    return UNTRAINED | dict(method=one_shot.THINET) | rows.outcome(model, splits) | dict(points=points)
 
 
-def prune_and_tune(model: nn.Module, splits: Splits, share: float, work: Mapping, seed: int, **training) -> Result:
-    """Return the network after the paper's schedule, each layer with one reader at a share of its filters.
+def problems(model: nn.Module, splits: Splits, work: Mapping[str, float], seed: int) -> Iterator[dict]:
+    """Yield the losses of greedy choices over the least possible, of problems so small that all sets can be tried.
+
+    A layer of at most 16 channels is a problem as it is; of a wider one SMALL channels are drawn. A quarter, half or three
+    quarters of the channels stay.
+    """
+    images = splits.train.take(work["images"], stream(seed, "images")).images
+    for layer in readers.layers_with_one_reader(model, images[:1]):
+        every = paper.channel_contributions(model, layer, images, positions=work["positions"], seed=stream(seed, "greed", layer))
+        generator = torch.Generator().manual_seed(stream(seed, "channels", layer))
+        whole = every.shape[1] <= 16
+        for draw in range(1 if whole else work["problems"]):
+            drawn = every if whole else every[:, torch.randperm(every.shape[1], generator=generator)[:SMALL].to(every.device)]
+            for part in (1, 2, 3):
+                keep = part * drawn.shape[1] // 4
+                about = dict(layer=layer, channels=drawn.shape[1], keep=keep, draw=draw)
+                yield about | channel_sets.ratios(drawn, keep)
+
+
+def from_few_samples(model: nn.Module, splits: Splits, work: Mapping[str, float], seed: int) -> Iterator[dict]:
+    """Yield the loss on validation images of half of a layer, chosen and rescaled from few samples of training images."""
+    images = paper.sample_images(splits.train, PER_CLASS[-1], stream(seed, "images"))
+    others, names = splits.validation.take(500).images, list(readers.layers_with_one_reader(model, images[:1]))
+    for layer in names[len(names) // 6 :: len(names) // 3]:  # one near the input, one in the middle, one near the output
+        pool = paper.channel_contributions(model, layer, images, positions=POSITIONS[-1], seed=stream(seed, "pool", layer))
+        held_out = paper.channel_contributions(model, layer, others, seed=stream(seed, "held out", layer))
+        pool = pool.view(len(splits.train.labels.unique()), -1, POSITIONS[-1], pool.shape[1])
+        numbers = (pool.shape[3] // 2, PER_CLASS, POSITIONS, work["draws"], stream(seed, "draws", layer))
+        for point in channel_sets.losses_from_few(pool, held_out, *numbers):
+            yield dict(layer=layer) | point
+
+
+def images(_setting: dict, model: nn.Module, splits: Splits, work: Mapping[str, float], seed: int) -> dict:
+    """Return a point for each number of images per class: the whole network at about half its MACs, not retrained."""
+    keep, points = widths(model, HALF, splits), []
+    for draw, count in itertools.product(range(work["draws"]), PER_CLASS[::2]):
+        pool = splits.train.take(5_000, stream(seed, "pool", draw))
+        narrower = paper.prune(model, pool, keep, per_class=count, seed=stream(seed, "ThiNet", draw)).model
+        figures = rows.outcome(narrower, splits)
+        points.append(dict(images=count, draw=draw) | figures | dict(removed=figures["accuracy"]))
+    return UNTRAINED | dict(method=one_shot.THINET, points=points)
+
+
+def tuning(setting: dict, model: nn.Module, splits: Splits, work: Mapping[str, float], seed: int) -> dict:
+    """Return a point for each way to train after half of the middle layer is removed, and for the whole network."""
+    names = list(readers.layers_with_one_reader(model, splits.test.images[:1]))
+    half = {names[len(names) // 2]: len(model.get_submodule(names[len(names) // 2]).weight) // 2}
+    chosen_on = splits.train.take(work["images"], stream(seed, "images"))
+    starts = {HALVED: cut(one_shot.THINET, model, half, chosen_on, work["positions"], seed), WHOLE: model}
+    before = {name: [rows.percent(start, split) for split in (splits.test, splits.validation)] for name, start in starts.items()}
+    how = dict(batch_size=BATCH, augment=RECIPES[setting["network"], splits.name]["augment"], progress=False)
+    points = []
+    for start, lr, schedule in TUNING:
+        tuned = copy.deepcopy(starts[start])
+        settings = how | dict(lr=lr, schedule=schedule, seed=stream(seed, "retraining"))
+        training.recipe(splits, epochs=work["epochs"], **settings)(tuned)
+        removed, validation = before[start]
+        point = dict(start=start, lr=lr, schedule=schedule, before=removed, validation_before=validation)
+        points.append(point | rows.outcome(tuned, splits, removed=None if start == WHOLE else removed))
+    precision = training.fastest_precision(model, splits.test.images.device)
+    about = dict(method=one_shot.THINET, layer=next(iter(half)), epochs=work["epochs"], batch=BATCH)
+    return about | dict(precision=str(precision).removeprefix("torch."), points=points)
+
+
+# What a fingerprint follows: only what a kind reads
+KINDS: dict[str, Callable[[dict, nn.Module, Splits, Mapping[str, float], int], dict]] = {
+    "tuning": tuning, "criteria": criteria, "layers": layers, "images": images,
+}  # fmt: skip
+
+
+def widths(model: nn.Module, share: float, splits: Splits) -> dict[str, int]:
+    """Return how many filters a share of them is, for every layer with one reader."""
+    layers = readers.layers_with_one_reader(model, splits.test.images[:1])
+    return {name: keeping.count(share, len(model.get_submodule(name).weight), name) for name in layers}
+
+
+def cut(method: str, model: nn.Module, keep: Mapping[str, int], images: Split, positions: int, seed: int) -> nn.Module:
+    """Return the network with so many filters of each layer, chosen by a criterion and not retrained.
+
+    The rivals look at the trained network, all layers at once, and keep their weights, as in the paper; ThiNet goes from the
+    input on and looks at the network as it is by then.
+    """
+    if method in one_shot.BY_FILTER:
+        return one_shot.by_filter(method, model, keep, images, seed)
+    if method != FORWARD:
+        return one_shot.by_sum(method, model, keep, images, positions, seed)
+    rule = partial(paper.prune_layer, choose=paper.matching_pursuit, positions=positions)
+    every = len(images.labels)
+    return paper.prune(model, images, keep, prune_layer=rule, per_class=every, seed=stream(seed, "ThiNet")).model
+
+
+def prune_and_tune(
+    model: nn.Module, splits: Splits, share: float, work: Mapping[str, float], seed: int, *, progress: bool = False
+) -> paper.Result:
+    """Return the network after the paper's schedule, shortened: layer by layer, tuned after each and for longer at the end.
 
     Args:
         model: a trained network.
         splits: tuned on `splits.train`; the record's accuracies are of `splits.test`.
-        share: of the filters that stay.
-        work: images of each class, and epochs after each layer and at the end, as in `budget`.
+        share: of the filters of each layer that stay.
+        work: 'per_class' images that choose; 'each' and 'final' epochs, at the rates 'each_lr' (constant) and 'final_lr' (falls
+            to zero).
         seed: of samples and tuning.
-        training: further arguments of `course_lib.training.fit`.
+        progress: show a bar.
     """
-    how = TUNING | dict(seed=seed) | training
+    how = dict(augment="crop-flip", seed=seed, progress=progress)
     return paper.prune(
         model,
         splits.train,
         share,
         per_class=work["per_class"],
-        retrain=recipe(splits, epochs=work["each"], schedule="constant", **how),
-        finish=recipe(splits, epochs=work["final"], schedule="linear", **how),
-        measure=lambda network: evaluate(network, splits.test),
+        retrain=training.recipe(splits, epochs=work["each"], lr=work["each_lr"], schedule="constant", **how),
+        finish=training.recipe(splits, epochs=work["final"], lr=work["final_lr"], schedule="linear", **how),
+        measure=lambda network: training.evaluate(network, splits.test),
         seed=seed,
     )
-
-
-def sizes(model: nn.Module, pruned: nn.Module, split: Split) -> dict[str, int]:
-    """MACs and parameters before and after."""
-    macs = [int(cost.count(network, split.images[:1]).MACs.sum()) for network in (model, pruned)]
-    weights = [sum(p.numel() for p in network.parameters()) for network in (model, pruned)]
-    return dict(MACs_before=macs[0], MACs=macs[1], parameters_before=weights[0], parameters=weights[1])
-
-
-def keep_counts(model: nn.Module, share: float, example_input: Tensor) -> dict[str, int]:
-    """Return how many filters a share of them is, for every layer with one reader."""
-    layers = readers.layers_with_one_reader(model, example_input)
-    return {name: keeping.count(share, len(model.get_submodule(name).weight), name) for name in layers}
-
-
-def prune_all(model: nn.Module, splits: Splits, criterion: str, share: float, per_class: int, seed: int) -> nn.Module:
-    """Return the network with every layer that has one reader pruned by a criterion to a share of its filters, untuned."""
-    images = paper.sample_images(splits.train, per_class, seed)
-    for layer, keep in keep_counts(model, share, images[:1]).items():
-        model = prune_by(criterion)(model, layer, keep, images, seed=seed)
-    return model
-
-
-def prune_by(criterion: str) -> Callable[..., nn.Module]:
-    """Return a criterion's rule, as `paper.prune` takes it for `prune_layer`. The rivals are not rescaled, as in the paper."""
-    if criterion == "ThiNet":
-        return paper.prune_layer
-    if criterion == "ThiNet, forward":
-        return functools.partial(paper.prune_layer, choose=paper.matching_pursuit)
-
-    def prune(model: nn.Module, layer: str, keep: int, images: Tensor, *, seed: int = 0) -> nn.Module:
-        return surgery.keep_channels(model, layer, kept_by(criterion, model, layer, keep, images, seed=seed), images[:1])
-
-    return prune
-
-
-def kept_by(criterion: str, model: nn.Module, layer: str, keep: int, images: Tensor, *, seed: int = 0) -> Tensor:
-    """(keep,) filters of a layer that a criterion of CRITERIA keeps, ascending. Raises ValueError for an unknown one."""
-    if criterion not in CRITERIA:
-        raise ValueError(f"criterion is {criterion!r}; known are {', '.join(map(repr, CRITERIA))}")
-    weight = model.get_submodule(layer).weight
-    if criterion.startswith("ThiNet"):
-        contributions = paper.channel_contributions(model, layer, images, seed=seed)
-        choose = paper.matching_pursuit if criterion == "ThiNet, forward" else paper.channels_to_keep
-        return choose(contributions, keep)
-    scores = {
-        "weight sum": lambda: filter_norms(weight),
-        "APoZ": lambda: -apoz(model, Split(images, images.new_zeros(len(images))), [layer])[layer],  # zero most often: out
-        "random": lambda: torch.rand(len(weight), generator=torch.Generator().manual_seed(seed)),
-    }[criterion]()
-    return scores.topk(keep).indices.sort().values
-
-
-def lost(contributions: Tensor, kept: Tensor, scales: Tensor | float = 1.0) -> float:
-    """Squared error of the next layer's output with these channels alone, over its square; in [0, 1] with the best scales."""
-    contributions = contributions.double()
-    targets = contributions.sum(1)
-    return ((targets - (contributions[:, kept] * scales).sum(1)).square().sum() / targets.square().sum()).item()
-
-
-def exhaustive(contributions: Tensor, keep: int, refitted: bool) -> Tensor:
-    """The best of all sets of `keep` channels, each channel as it is or times its least-squares factor."""
-    contributions = contributions.double()
-    gram = contributions.T @ contributions
-    sets = torch.tensor(list(itertools.combinations(range(len(gram)), keep)), device=gram.device)  # (sets, keep)
-    inside, products = gram[sets[:, :, None], sets[:, None, :]], gram.sum(1)[sets][:, :, None]
-    scales = torch.linalg.pinv(inside, hermitian=True) @ products if refitted else torch.ones_like(products)
-    losses = (scales.mT @ inside @ scales - 2 * scales.mT @ products).flatten()  # less the square of the output
-    return sets[losses.argmin()]
-
-
-def loss_ratios(contributions: Tensor, channels: int, keep: int, problems: int, seed: int = 0) -> pd.DataFrame:
-    """Small problems of some channels drawn from a layer's: the losses of both choices over the least possible, a row each."""
-    generator, rows = torch.Generator().manual_seed(seed), []
-    for _ in range(problems):
-        x = contributions[:, torch.randperm(contributions.shape[1], generator=generator)[:channels]].double()
-        removal, forward = paper.channels_to_keep(x, keep), paper.matching_pursuit(x, keep)
-        best = lost(x, exhaustive(x, keep, refitted=False))
-        refitted = {name: lost(x, kept, paper.rescale(x[:, kept], x.sum(1))) for name, kept in
-                    dict(best=exhaustive(x, keep, refitted=True), removal=removal, forward=forward).items()}  # fmt: skip
-        ratios = {name: refitted[name] / refitted["best"] for name in ("removal", "forward")}
-        rows.append({"removal": lost(x, removal) / best} | {f"{name}, refitted": ratio for name, ratio in ratios.items()})
-    return pd.DataFrame(rows)
-
-
-def losses_alone(model: nn.Module, keep: Mapping[str, int], images: Tensor, unseen: Tensor, seed: int = 0) -> dict[str, float]:
-    """Return the share of the next layer's output that each layer loses, pruned by ThiNet alone to so many filters; the
-    choice and the scales come from `images`, the loss from `unseen`."""
-    losses = {}
-    for layer, number in keep.items():
-        few, others = (paper.channel_contributions(model, layer, x, seed=seed) for x in (images, unseen))
-        kept = paper.channels_to_keep(few, number)
-        losses[layer] = lost(others, kept, paper.rescale(few[:, kept], few.sum(1)))
-    return losses
-
-
-def losses_from_few(
-    pool: Tensor, held_out: Tensor, keep: int, images: Sequence[int], positions: Sequence[int], seeds: int = 5
-) -> pd.DataFrame:
-    """Return the loss on other samples of a choice made from few, with its scales: a row per number of images and positions.
-
-    Args:
-        pool: (N, P, C), contributions at P positions of N images.
-        held_out: (m, C), contributions on other images.
-        keep: channels that stay.
-        images: numbers of images to draw from the pool, each at most N.
-        positions: numbers of positions, each at most P.
-        seeds: draws; the mean, least and greatest loss over them are given.
-    """
-    rows = []
-    for count, places in itertools.product(images, positions):
-        losses = []
-        for seed in range(seeds):
-            order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:count].to(pool.device)
-            few = pool[order, :places].flatten(0, 1)
-            kept = paper.channels_to_keep(few, keep)
-            losses.append(lost(held_out, kept, paper.rescale(few[:, kept], few.sum(1))))
-        rows.append(dict(images=count, positions=places, mean=sum(losses) / seeds, least=min(losses), greatest=max(losses)))
-    return pd.DataFrame(rows)
-
-
-@torch.no_grad()
-def chosen_by_lasso(model: nn.Module, layer: str, keep: int, images: Tensor, *, positions: int = 10, seed: int = 0) -> Tensor:
-    """(keep,) filters of a layer that channel pruning keeps, from all filters of the next layer at random positions."""
-    name, _ = readers.next_layer(model, layer, images[:1])
-    inputs, outputs = activations.watch(model, {name: activations.Sample(images, positions, seed).pair}, images)[name]
-    return channel_pruning.select_channels(inputs, model.get_submodule(name).weight.flatten(2), outputs, keep)
-
-
-def agreement(choices: Mapping[str, Tensor]) -> pd.DataFrame:
-    """Share of channels that two choices of equal size have in common, for each pair."""
-    sets = {name: set(kept.tolist()) for name, kept in choices.items()}
-    return pd.DataFrame({a: {b: len(sets[a] & sets[b]) / len(sets[a]) for b in sets} for a in sets})
-
-
-def paper_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """'paper / here': half the MACs layer by layer, then the criteria at each share; means over seeds, accuracy in percent."""
-    table = []
-    for _, group in rows.sort_values("kind", ascending=False).groupby(["kind", "network", "name"], sort=False):
-        first = group.iloc[0]
-        if first.kind == "half":
-            name, before, after, left = PAPER_HALF[first.network]
-            how, cited = "ThiNet, layer by layer", f"{name}, ImageNet: {before:.2f} -> {after:.2f} at {left} % FLOPs"
-        else:
-            how, cited = f"{first.criterion}, {first.share:.0%} of filters", "-"
-            if first.network == "vgg-small" and first.criterion in PAPER_CRITERIA:
-                place = list(SHARES).index(first.share)
-                cited = f"CUB-200: 71.2 -> {PAPER_CRITERIA[first.criterion][place]} at {SHARES[first.share]} % (check)"
-        untuned = f"{100 * group.pruned.mean():.2f}" if first.kind == "criterion" else "-"
-        tuned = 100 * group.tuned
-        table.append(
-            {
-                "network": first.network,
-                "data set": first["data set"],
-                "method": how,
-                "paper, top-1 (%)": cited,
-                "MACs left": f"{group.MACs.sum() / group.MACs_before.sum():.0%}",
-                "untuned (%)": untuned,
-                "tuned (%)": f"{100 * first.baseline:.2f} -> {tuned.mean():.2f}",
-                "spread": f"{tuned.min():.2f}-{tuned.max():.2f}",
-                "seeds": group.seed.nunique(),
-            }
-        )
-    return pd.DataFrame(table)
-
-
-def headline(rows: pd.DataFrame) -> pd.DataFrame:
-    """The main result, for the table over all papers; columns as in `runner.HEADLINE`."""
-    lines = []
-    for network, group in rows[rows.kind == "half"].groupby("network", sort=False):
-        like, before, after, left = PAPER_HALF[network]
-        lines.append(
-            {
-                "network": network,
-                "data set": ", ".join(sorted(set(group["data set"]))),
-                "counted": "MACs",
-                "published": f"{like}: {100 / left:.1f}x, {before:.2f} -> {after:.2f} % top-1",
-                "rate": (group.MACs_before / group.MACs).mean(),
-                "lost": 100 * (group.baseline - group.tuned).mean(),
-            }
-        )
-    return pd.DataFrame(lines)
