@@ -139,8 +139,7 @@ ROWS = {
     "network trimming, many layers": ("network_trimming", dict(kind="many", method="three layers at once", rate="13.4x"), 1),
     "network trimming, a criterion": ("network_trimming", dict(kind="criterion", method="L1 norm"), 1),
     "network trimming, a width": ("network_trimming", dict(kind="width", conv2=12, fc1=500), 2),
-    "thinet, a criterion": ("thinet", dict(kind="criterion", network="vgg-small", criterion="random", share=0.6), 1),
-    "thinet, layer by layer": ("thinet", dict(kind="half", network="vgg-small"), 1),
+    "thinet, tuning after a layer": ("thinet", dict(kind="tuning", network="vgg-small"), 2),
     "deep compression, stages": ("deep_compression", dict(kind="stages", network="lenet-300-100", setting="paper"), 1),
     "deep compression, bits": ("deep_compression", dict(kind="bits", network="lenet-300-100", plan="paper", start="linear"), 1),
 }

@@ -177,7 +177,7 @@ def test_the_lasso_view_says_what_the_kept_ones_explain():
 def test_the_contributions_view_says_what_the_criterion_kept():
     env = notebook.start("cifar10")
     model, images = env.baseline("vgg-small"), env.splits.train.images[:20]
-    for criterion in ("ThiNet", "weight sum"):
+    for criterion in ("ThiNet", "L1"):
         fig = thinet_lesson.contributions_view(model, images, env.splits.test.take(50), "conv2", 0.5, criterion)
         assert f"{criterion} keeps 16 of 32" in fig.get_suptitle()
         assert [len(bars) for bars in fig.axes[0].containers] == [16, 16]

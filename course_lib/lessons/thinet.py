@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from course_lib import cost
 from course_lib.data import Split
-from course_lib.experiments import thinet as thinet_runs
+from course_lib.experiments import channel_sets
 from course_lib.notebook.panels import panel
 from course_lib.notebook.plots import BLUE, VERMILION
 from course_lib.papers import thinet
@@ -22,11 +22,7 @@ PAPER_SIZES = {
     "ThiNet-Conv": (131.44, 9.58),
     "ThiNet-GAP": (8.32, 9.34),
 }
-
-
 VGG_16 = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
-
-
 THIN = (*(width // 2 for width in VGG_16[:10]), *VGG_16[10:])  # conv1_1 to conv4_3 at half their width
 
 
@@ -78,15 +74,14 @@ def contributions_view(model: nn.Module, images: Tensor, split: Split, layer: st
         split: what the accuracy is measured on.
         layer: one that `surgery.readers.layers_with_one_reader` lists.
         share: of its filters that stay, in (0, 1].
-        criterion: one of `experiments.thinet.CRITERIA`.
+        criterion: one of `channel_sets.CRITERIA`.
     """
     contributions = thinet.channel_contributions(model, layer, images)
     channels = contributions.shape[1]
     keep = max(1, int(share * channels))
-    kept = thinet_runs.kept_by(criterion, model, layer, keep, images)
-    rescaled = criterion in ("ThiNet", "ThiNet, forward")
-    scales = thinet.rescale(contributions[:, kept], contributions.sum(1)) if rescaled else 1.0
-    pruned = thinet_runs.prune_by(criterion)(model, layer, keep, images)
+    kept = channel_sets.kept_by(criterion, model, layer, keep, images)
+    pruned = channel_sets.without(criterion, model, layer, kept, images)
+    loss = channel_sets.rescaled_loss if criterion in channel_sets.RESCALED else channel_sets.lost
 
     energy = contributions.double().square().sum(0)
     energy = 100 * energy / contributions.double().sum(1).square().sum()
@@ -98,9 +93,9 @@ def contributions_view(model: nn.Module, images: Tensor, split: Split, layer: st
         ax.bar(places, [energy[order[place]].item() for place in places], width=0.9, color=colour, label=name)
     ax.set(xlabel=f"channels of {layer}, largest contribution first", ylabel="energy in the next layer (%)", yscale="log")
     ax.legend()
-    lost = f"{100 * thinet_runs.lost(contributions, kept, scales):.1f} % of the next layer's output lost"
+    lost = f"{100 * loss(contributions, kept):.1f} % of the next layer's output lost"
     accuracy = f"accuracy {evaluate(model, split):.1%} -> {evaluate(pruned, split):.1%} on {len(split.labels):,} images"
-    fig.suptitle(f"{criterion} keeps {keep} of {channels}: {lost}\n{accuracy}, untuned", x=0.01, ha="left", fontsize=11)
+    fig.suptitle(f"{criterion} keeps {keep} of {channels}: {lost}\n{accuracy}, not retrained", x=0.01, ha="left", fontsize=11)
     return fig
 
 
@@ -112,6 +107,6 @@ def contributions_panel(model: nn.Module, images: Tensor, split: Split):
     controls = {
         "layer": ipywidgets.Dropdown(options=layers, value=layers[len(layers) // 2], description="layer"),
         "share": ipywidgets.FloatSlider(0.5, min=0.1, max=1.0, step=0.1, description="share kept", continuous_update=False),
-        "criterion": ipywidgets.Dropdown(options=thinet_runs.CRITERIA, value="ThiNet", description="criterion"),
+        "criterion": ipywidgets.Dropdown(options=channel_sets.CRITERIA, value="ThiNet", description="criterion"),
     }
     return panel(controls, lambda chosen: contributions_view(model, images, split, **chosen))

@@ -1,6 +1,7 @@
 """Luo et al., ICCV 2017: the greedy choice against textbook loop and exhaustive search, samples against single convolutions."""
 
 import copy
+import dataclasses
 import itertools
 import re
 import weakref
@@ -20,8 +21,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from course_lib import activations, cost, data, models, surgery, training
+from course_lib.experiments import channel_sets, comparison, one_shot, rows
 from course_lib.experiments import thinet as runs
+from course_lib.experiments import thinet_tables as tables
 from course_lib.lessons import thinet as lesson
+from course_lib.lessons import thinet_rows as shown
 from course_lib.papers import channel_pruning
 from course_lib.papers import thinet as paper
 from course_lib.storage import networks
@@ -625,12 +629,42 @@ def test_what_is_lost_and_the_best_set_of_all(network, splits):
     for kept in ([0, 3, 5], [7]):
         factors = paper.rescale(x[:, kept], x.sum(1))
         expected = lost(x.double().numpy(), kept, refitted=True) / np.square(x.double().numpy().sum(1)).sum()
-        assert runs.lost(x, torch.tensor(kept), factors) == pytest.approx(expected)
+        assert channel_sets.lost(x, torch.tensor(kept), factors) == pytest.approx(expected)
+        assert channel_sets.rescaled_loss(x, torch.tensor(kept)) == pytest.approx(expected)
     for refitted in (False, True):
-        found = runs.exhaustive(x, 4, refitted).tolist()
+        found = channel_sets.exhaustive(x, 4, refitted).tolist()
         assert lost(x.double().numpy(), found, refitted) == pytest.approx(least_lost(x.double().numpy(), 4, refitted))
-    ratios = runs.loss_ratios(x, 6, 3, problems=5)
-    assert len(ratios) == 5 and (ratios > 1 - 1e-6).all(axis=None)
+
+
+@given(problems, st.data())
+def test_the_best_removed_set_is_the_complement_of_the_best_kept_one(x, data):
+    """The error of a kept set is the square of what the removed ones add up to: one problem, told from two ends."""
+    keep = data.draw(st.integers(1, x.shape[1] - 1))
+    kept = channel_sets.exhaustive(x, keep, refitted=False)
+    removed = [c for c in range(x.shape[1]) if c not in kept.tolist()]
+    squares = [x[:, list(gone)].sum(1).square().sum().item() for gone in itertools.combinations(range(x.shape[1]), len(removed))]
+    assert x[:, removed].sum(1).square().sum().item() == pytest.approx(min(squares), abs=1e-9)
+    assert lost(x.numpy(), kept.tolist(), refitted=False) == pytest.approx(min(squares), abs=1e-9)
+
+
+@given(whole_numbers, st.data())
+def test_the_kept_set_grows_by_the_channel_of_most_use(x, data):
+    keep = data.draw(st.integers(1, x.shape[1]))
+    kept: list[int] = []
+    for _ in range(keep):
+        rest = [c for c in range(x.shape[1]) if c not in kept]
+        kept.append(rest[int(np.argmin([lost(x, [*kept, c], refitted=False) for c in rest]))])
+    assert channel_sets.grown(torch.from_numpy(x), keep).tolist() == sorted(kept)
+
+
+def test_losses_over_the_least_are_at_least_one_and_greed_misses_what_cancels():
+    x = torch.tensor([[2.0, -2.0, 1.0], [-2.0, 2.0, 1.0], [2.0, -2.0, 1.0]])
+    found = channel_sets.ratios(x, 1)
+    assert found["removed"] > 1e6 and found["grown"] == found["forward"] == 1
+    with_dead = torch.cat([x[:, :1], 0 * x], dim=1)
+    assert set(channel_sets.ratios(with_dead, 2).values()) == {1.0}, "dead channels cost nothing"
+    for seed in range(5):
+        assert min(channel_sets.ratios(contributions(60, 8, seed), 4).values()) >= 1 - 1e-5
 
 
 def test_the_rivals_keep_what_they_should(network, splits):
@@ -638,40 +672,39 @@ def test_the_rivals_keep_what_they_should(network, splits):
     with torch.no_grad():
         zeros = (network[: list(dict(network.named_children())).index("relu2") + 1](images) == 0).double().mean((0, 2, 3))
     sums = network.conv2.weight.detach().abs().sum((1, 2, 3))
-    for criterion, scores in {"weight sum": sums, "APoZ": -zeros}.items():
-        kept = runs.kept_by(criterion, network, "conv2", 10, images)
+    for criterion, scores in {"L1": sums, "APoZ": -zeros}.items():
+        kept = channel_sets.kept_by(criterion, network, "conv2", 10, images)
         gone = sorted(set(range(32)) - set(kept.tolist()))
         assert kept.tolist() == sorted(kept.tolist()) and scores[kept].min() >= scores[gone].max()
-    draws = [runs.kept_by("random", network, "conv2", 10, images, seed=seed).tolist() for seed in (0, 0, 1)]
+    draws = [channel_sets.kept_by("random", network, "conv2", 10, images, seed=seed).tolist() for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
     for criterion, rescaled in {"ThiNet": True, "ThiNet, not rescaled": False}.items():
-        kept = runs.kept_by(criterion, network, "conv2", 10, images)
+        kept = channel_sets.kept_by(criterion, network, "conv2", 10, images)
         assert torch.equal(kept, paper.channels_to_keep(paper.channel_contributions(network, "conv2", images), 10))
-        pruned = runs.prune_by(criterion)(network, "conv2", 10, images)
+        pruned = channel_sets.without(criterion, network, "conv2", kept, images)
         assert torch.equal(pruned.conv2.weight, network.conv2.weight[kept])
         assert torch.equal(pruned.conv3.weight, network.conv3.weight[:, kept]) != rescaled
     with pytest.raises(ValueError, match="criterion is 'L2'; known are 'ThiNet'"):
-        runs.kept_by("L2", network, "conv2", 10, images)
+        channel_sets.kept_by("L2", network, "conv2", 10, images)
 
 
 def test_more_samples_lose_no_more(network, splits):
-    pool = paper.channel_contributions(network, "conv3", splits.train.images[:100], positions=40).view(100, 40, 64)
-    held_out = paper.channel_contributions(network, "conv3", splits.train.images[100:], seed=1)
-    table = runs.losses_from_few(pool, held_out, 32, images=(2, 100), positions=(1, 40), seeds=3).set_index(
-        ["images", "positions"]
-    )
-    assert table["mean"][2, 1] > 1.5 * table["mean"][100, 40]
-    assert table["least"][100, 40] == pytest.approx(table["greatest"][100, 40]), "all of the pool: nothing is left to chance"
-    every = pool.flatten(0, 1)
+    images = paper.sample_images(splits.train, 8)
+    pool = paper.channel_contributions(network, "conv3", images, positions=40).view(10, 8, 40, 64)
+    held_out = paper.channel_contributions(network, "conv3", splits.validation.images, seed=1)
+    table = pd.DataFrame(channel_sets.losses_from_few(pool, held_out, 32, images=(1, 8), positions=(1, 40), draws=3, seed=0))
+    by_number = table.groupby(["images", "positions"]).lost
+    assert by_number.mean()[1, 1] > 1.5 * by_number.mean()[8, 40] and by_number.nunique()[1, 1] == 3
+    assert by_number.nunique()[8, 40] == 1, "all of the pool: nothing is left to chance"
+    every = pool.flatten(0, 2)
     kept = paper.channels_to_keep(every, 32)
-    assert table["mean"][100, 40] == pytest.approx(
-        runs.lost(held_out, kept, paper.rescale(every[:, kept], every.sum(1))), rel=1e-4
-    )
+    expected = channel_sets.lost(held_out, kept, paper.rescale(every[:, kept], every.sum(1)))
+    assert by_number.mean()[8, 40] == pytest.approx(expected, rel=1e-3)
 
 
 def test_layers_lose_alone_what_the_pruned_network_says_wrong(network, splits):
     images, unseen = splits.train.images[:60], splits.train.images[60:120]
-    losses = runs.losses_alone(network, dict(conv2=16, conv5=128), images, unseen, seed=4)
+    losses = channel_sets.losses_alone(network, dict(conv2=16, conv5=128), images, unseen, seed=4)
     pruned = paper.prune_layer(network, "conv2", 16, images, seed=4)
     rows = [paper.channel_contributions(m, "conv2", unseen, seed=4).double().sum(1) for m in (network, pruned)]
     assert losses["conv2"] == pytest.approx(((rows[0] - rows[1]).square().sum() / rows[0].square().sum()).item(), rel=1e-3)
@@ -680,7 +713,7 @@ def test_layers_lose_alone_what_the_pruned_network_says_wrong(network, splits):
 
 def test_the_lasso_chooses_what_channel_pruning_selects(network, splits):
     images = splits.train.images[:60]
-    kept = runs.chosen_by_lasso(network, "conv3", 20, images, positions=40)
+    kept = channel_sets.chosen_by_lasso(network, "conv3", 20, images, positions=40)
     pair = activations.Sample(images, 40, 0).pair
     with torch.no_grad():
         inputs, outputs = activations.watch(network, {"conv4": pair}, images)["conv4"]
@@ -689,7 +722,7 @@ def test_the_lasso_chooses_what_channel_pruning_selects(network, splits):
 
 
 def test_agreement_by_hand():
-    table = runs.agreement({"a": torch.tensor([1, 2, 3, 4]), "b": torch.tensor([4, 3, 7, 8])})
+    table = channel_sets.agreement({"a": torch.tensor([1, 2, 3, 4]), "b": torch.tensor([4, 3, 7, 8])})
     assert table.loc["a", "b"] == table.loc["b", "a"] == 0.5 and table.loc["a", "a"] == 1
 
 
@@ -703,17 +736,185 @@ def test_the_papers_sizes_follow_from_shapes():
         assert table.FLOPs[name] == pytest.approx(flops, abs=0.01)
 
 
-@pytest.mark.parametrize("kind", ["criterion", "half"])
-def test_a_row_of_each_kind(kind, few):
-    few(64, 100)
-    setting = next(s for s in runs.grid("smoke") if s["kind"] == kind)
-    row = runs.run(setting, seed=0, scale="smoke", device="cpu")
-    assert row["data set"] == "mnist-m" and 0.1 < row["tuned"] <= 1
-    assert row["MACs"] < 0.55 * row["MACs_before"] and row["parameters"] < 0.55 * row["parameters_before"]
-    table = runs.paper_table(pd.DataFrame([setting | row | dict(seed=0)]))
-    assert len(table) == 1 and table["tuned (%)"][0] == f"{100 * row['baseline']:.2f} -> {100 * row['tuned']:.2f}"
+@pytest.fixture
+def brief(monkeypatch) -> None:
+    """Few images of each split, few numbers of samples, and no training."""
+    load = data.load
+
+    def fewer(name: str, **more) -> data.Splits:
+        whole = load(name, **more)
+        parts = dict(train=whole.train.take(200), validation=whole.validation.take(40), test=whole.test.take(40))
+        return dataclasses.replace(whole, **parts)
+
+    monkeypatch.setattr(data, "load", fewer)
+    monkeypatch.setattr(rows, "latencies", lambda *_: dict(latency_1=1.0, latency_64=1.0))
+    monkeypatch.setattr(runs, "PER_CLASS", (1, 3, 10))
+    monkeypatch.setattr(runs, "POSITIONS", (1, 5))
+    monkeypatch.setattr(training.recipes, "fit", lambda *_, **__: None)
+
+
+def a_row(kind: str, seed: int = 0) -> dict:
+    """A row of a kind, as the runner makes it."""
+    setting = next(setting for setting in runs.grid("smoke") if setting["kind"] == kind)
+    about = dict(experiment="thinet", command="", seconds=1.0, device="CPU", versions={}, date="", fingerprint="")
+    return setting | dict(seed=seed, scale="smoke") | runs.run(setting, seed=seed, scale="smoke", device="cpu") | about
+
+
+@pytest.mark.parametrize("kind", runs.KINDS)
+def test_a_row_of_each_kind_is_complete_and_the_same_twice(kind, brief):
+    first, second = (rows.flat([rows.checked(a_row(kind))]) for _ in range(2))
+    assert first == second
+    for line in first:
+        assert line["dataset"] == "mnist-m" and line["network"] == "vgg-small" and line["seeds"] == 3
     with pytest.raises(ValueError, match="kind is 'guess'"):
-        runs.run(dict(setting, kind="guess"), seed=0, scale="smoke", device="cpu")
+        runs.run(dict(kind="guess"), seed=0, scale="smoke", device="cpu")
+
+
+def test_criteria_have_the_same_widths_and_are_not_trained(brief):
+    found = pd.DataFrame(rows.flat([a_row("criteria")]))
+    assert found.groupby("share").parameters.nunique().eq(1).all() and (found.epochs == 0).all()
+    assert found.groupby("share").method.unique().map(set).map(lambda methods: methods == set(channel_sets.CRITERIA)).all()
+    assert found.groupby("method").left.unique().map(list).map(lambda left: left == sorted(left, reverse=True)).all()
+    choices = found[found.share == 0.8].set_index("method").accuracy
+    assert choices.nunique() > 3, "each criterion leaves another network"
+
+
+def test_ways_of_tuning_start_from_the_same_network_and_images(brief, monkeypatch):
+    calls = []
+
+    def fit(model: nn.Module, splits: data.Splits, **how) -> None:
+        calls.append((sum(p.sum().item() for p in model.parameters()), splits.train.labels.tolist(), how["lr"], how["schedule"]))
+
+    monkeypatch.setattr(training.recipes, "fit", fit)
+    row = a_row("tuning")
+    halved, whole = calls[:-1], calls[-1]
+    assert len({start for start, *_ in halved}) == 1 and whole[0] != halved[0][0]
+    assert all(labels == whole[1] for _, labels, *_ in calls)
+    assert [call[2:] for call in calls] == [(lr, schedule) for _, lr, schedule in runs.TUNING]
+    changes = tables.tuning(pd.DataFrame(rows.flat([row])))
+    assert (changes[["validation", "test"]] == 0).all(axis=None), "nothing was trained, so nothing changes"
+
+
+def test_each_seed_is_a_network_of_its_own(brief, monkeypatch):
+    asked = []
+
+    def pretrained(name: str, dataset: str, seed: int = 0, **_more) -> nn.Module:
+        asked.append(seed)
+        torch.manual_seed(seed)
+        return models.build(name).eval()
+
+    monkeypatch.setattr(models, "pretrained", pretrained)
+    first, second = (a_row("images", seed) for seed in (1, 2))
+    assert asked == [1, 2] and first["baseline_loss"] != second["baseline_loss"]
+
+
+def test_a_cut_is_that_of_the_comparison(network, splits):
+    few, keep = splits.train.take(40), dict(conv2=20, conv4=30)
+    for method in ("L1", "random", "APoZ"):
+        found = runs.cut(method, network, keep, few, 5, seed=3)
+        assert torch.equal(found.conv4.weight, one_shot.by_filter(method, network, keep, few, 3).conv4.weight)
+    for method in ("ThiNet", "ThiNet, not rescaled"):
+        found = runs.cut(method, network, keep, few, 5, seed=3)
+        assert torch.equal(found.conv5.weight, one_shot.by_sum(method, network, keep, few, 5, 3).conv5.weight)
+    forward = runs.cut(channel_sets.FORWARD, network, keep, few, 5, seed=3)
+    assert forward.conv4.weight.shape == found.conv4.weight.shape and not torch.equal(forward.conv4.weight, found.conv4.weight)
+
+
+@pytest.mark.parametrize("scale", ["smoke", "lesson", "paper"])
+def test_the_settings_have_names_and_shares_of_their_own(scale):
+    grid = runs.grid(scale)
+    assert len({setting["name"] for setting in grid}) == len(grid) and {setting["kind"] for setting in grid} == set(runs.KINDS)
+    assert all(setting["network"] in runs.SHARES for setting in grid)
+
+
+NETWORKS = 3
+
+
+def made_up_rows() -> pd.DataFrame:
+    """Rows of three networks in no order, which differ by more than their arms do: network s begins with 90 + s percent."""
+    lines = []
+
+    def add(kind: str, **more) -> None:
+        for seed in range(NETWORKS):
+            about = dict(kind=kind, seed=seed, network="vgg-small", dataset="cifar10", baseline=90.0 + seed, question="")
+            lines.append(about | {name: value(seed) if callable(value) else value for name, value in more.items()})
+
+    for (network, shares), (number, method) in itertools.product(runs.SHARES.items(), enumerate(channel_sets.CRITERIA)):
+        for share in shares if network in ("vgg-small", "resnet-20") else ():
+            add("criteria", network=network, method=method, share=share, left=share**2,
+                accuracy=lambda seed, share=share, number=number: 100 * share - 5 * number + 2 * seed)  # fmt: skip
+    for start, lr, schedule in runs.TUNING:
+        harmed = dict(accuracy=lambda seed, lr=lr: 80 + seed - 100 * lr, validation=lambda seed, lr=lr: 81 + seed - 100 * lr)
+        add("tuning", start=start, lr=lr, schedule=schedule, before=lambda seed: 80.0 + seed,
+            validation_before=lambda seed: 81.0 + seed, **harmed)  # fmt: skip
+    for network, layer in (("vgg-small", "conv1"), ("vgg-small", "conv2"), ("resnet-20", "stage1.0.conv1")):
+        for draw in range(2):
+            ratios = {"removed": lambda seed: 1.01 + seed / 10, "grown": lambda seed: 1.03 + seed / 10}
+            more = {"removed, rescaled": 1.02, "forward": 1.01}
+            add("layers", question="greed", network=network, layer=layer, draw=draw, channels=12, keep=6, **ratios, **more)
+            for count, places in itertools.product(runs.PER_CLASS, runs.POSITIONS):
+                add("layers", question="samples", network=network, layer=layer, draw=draw, images=count, positions=places,
+                    lost=0.1 + 1 / (count * places))  # fmt: skip
+    for count in (1, 10, 100):
+        add("images", images=count, draw=0, accuracy=lambda seed, count=count: 60 + 3 * seed - 10 / count)
+    return pd.DataFrame(lines).sample(frac=1, random_state=0)
+
+
+def made_up_comparison() -> pd.DataFrame:
+    """Rows of the comparison: at 2x all arms, at 4x none; each arm loses its own number of points."""
+    lines = []
+    losses = {"ThiNet": 1.5, "L1": 1.0, "APoZ": 2.0, "random": 1.2, "scratch-E": 3.0, "dense": -0.1}
+    for network, (method, loss), seed in itertools.product(("vgg-small", "resnet-20"), losses.items(), range(NETWORKS)):
+        base, whole = 90.0 + seed, method == "dense"
+        arm = dict(kind=comparison.KIND_OF[method], network=network, method=method, seed=seed, dataset="cifar10", scale="lesson")
+        size = dict(rate=1, macs=40) if whole else dict(rate=2, macs=20)
+        figures = dict(baseline=base, accuracy=base - loss, removed=None if whole else 50.0, epochs=20, counted="MACs")
+        lines.append(arm | size | figures)
+    return pd.DataFrame(lines).sample(frac=1, random_state=0)
+
+
+def test_claims_compare_arms_network_by_network():
+    """Networks differ by more than arms do, so differences that were paired wrongly would have an interval."""
+    found, grid = made_up_rows(), made_up_comparison()
+    papers, own = shown.papers_claims(found, grid, lesson.head_sizes()), shown.own_claims(found, grid)
+    assert len(papers) == 8 and papers[-1].evidence is None and papers[6].evidence is True
+    assert papers[5].evidence is None and papers[5].here == shown.MISSING, "4x is not measured in these rows"
+    # criteria are 5 points apart in the order of CRITERIA; the best rival of 2x loses 1.0, at 80 % it is two places behind
+    assert [claim.evidence.mean for claim in papers[:5]] == pytest.approx([-1.5, -1.5, -0.5, 0.3, -0.2])
+    assert [claim.evidence.mean for claim in own] == pytest.approx([10, 5, 0.02, -0.9, 2, -0.1, 1.5])
+    for claim in [*papers[:5], *own]:
+        assert claim.evidence.networks == NETWORKS and claim.evidence.high - claim.evidence.low < 1e-9, claim.claim
+    labels = [claim.evidence.label for claim in papers[:5]]
+    assert labels == ["does not hold here", "holds", "does not hold here", "holds", "does not hold here"]
+
+
+def test_what_was_not_measured_is_told_as_missing_and_what_was_is_told(monkeypatch):
+    grid = made_up_comparison()
+    assert shown.own_schedule(grid).endswith(f"vgg-small: {shown.MISSING}.")
+    own = grid[(grid.method == "ThiNet") & (grid.network == "vgg-small")]
+    own = own.assign(kind="schedule", method="ThiNet, layer by layer", accuracy=own.baseline - 0.5)
+    sentence = shown.own_schedule(pd.concat([grid, own]))
+    assert "+0.50 (+0.50 to +0.50) points lost; one cut by ThiNet with as many epochs: +1.50" in sentence
+    table = shown.retrained_table(grid)
+    assert table.groupby("network").arm.apply(list).tolist() == [[arm for arm in shown.ARMS if arm != "ThiNet, not rescaled"]] * 2
+    ahead = table.set_index(["network", "arm"])["ThiNet ahead by (points)"]
+    assert ahead["vgg-small", "scratch-E"] == "+1.50 (+1.50 to +1.50)" and ahead["vgg-small", "ThiNet"] == "-"
+
+
+def test_tables_and_figures_of_made_up_rows(monkeypatch):
+    found, grid = made_up_rows(), made_up_comparison()
+    monkeypatch.setattr(tables.runner, "recorded", lambda paper: grid)
+    assert runs.headline(found.assign(scale="lesson")).lost.round(6).tolist() == [1.5, 1.5]
+    lines = runs.paper_table(found)
+    assert len(lines) == 36 and set(lines.networks) == {NETWORKS}
+    tuned = shown.tuning_table(found)
+    assert tuned["change, test (points)"].tolist() == [shown.with_interval([-100 * lr] * 3) for _, lr, _ in runs.TUNING]
+    assert shown.leads(found)["rescaling gains (points)"].tolist() == ["+5.0 (+5.0 to +5.0)"] * 6
+    assert shown.images_table(found)["against 10 per class (points)"].tolist()[1:] == ["-", "+0.9 (+0.9 to +0.9)"]
+    assert len(shown.greed_table(found)) == 8
+    for draw in (shown.criteria_figure, shown.greed_figure, shown.samples_figure):
+        fig = draw(found)
+        assert fig.get_suptitle() and all(ax.get_title() for ax in fig.axes[:2])
 
 
 def test_a_loop_that_was_interrupted_ends_as_one_that_was_not(network, splits, monkeypatch, tmp_path):
