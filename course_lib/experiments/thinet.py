@@ -23,6 +23,7 @@ from course_lib.experiments.equal_budgets import UNTRAINED, macs
 from course_lib.experiments.thinet_tables import headline, paper_table
 from course_lib.models.pretraining import RECIPES
 from course_lib.papers import thinet as paper
+from course_lib.result import Result
 from course_lib.streams import stream
 from course_lib.surgery import keeping, readers
 
@@ -189,7 +190,7 @@ def cut(method: str, model: nn.Module, keep: Mapping[str, int], images: Split, p
 
 def prune_and_tune(
     model: nn.Module, splits: Splits, share: float, work: Mapping[str, float], seed: int, *, progress: bool = False
-) -> paper.Result:
+) -> Result:
     """Return the network after the paper's schedule, shortened: layer by layer, tuned after each and for longer at the end.
 
     Args:

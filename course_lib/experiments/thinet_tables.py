@@ -35,13 +35,13 @@ def macs_left(found: pd.DataFrame) -> pd.Series:
 def greed(found: pd.DataFrame) -> pd.DataFrame:
     """Return the mean of each greedy choice's losses over the least, by network, layer and seed."""
     lines = found[(found.kind == "layers") & (found.question == "greed")]
-    return lines.groupby(["network", "layer", "seed"], sort=False)[["removed", "grown", "removed, rescaled", "forward"]].mean()
+    return lines.groupby(["network", "layer", "seed"])[["removed", "grown", "removed, rescaled", "forward"]].mean()
 
 
 def samples(found: pd.DataFrame) -> pd.DataFrame:
     """Return the mean loss on validation images over the draws, by network, layer, positions, images per class and seed."""
     lines = found[(found.kind == "layers") & (found.question == "samples")]
-    return lines.groupby(["network", "layer", "positions", "images", "seed"], sort=False).lost.mean()
+    return lines.groupby(["network", "layer", "positions", "images", "seed"]).lost.mean()
 
 
 def by_images(found: pd.DataFrame) -> pd.DataFrame:
@@ -53,7 +53,7 @@ def tuning(found: pd.DataFrame) -> pd.DataFrame:
     """Return what an epoch changes, in points, by what is tuned, its learning rate and schedule, and by network."""
     lines = found[found.kind == "tuning"]
     lines = lines.assign(validation=lines.validation - lines.validation_before, test=lines.accuracy - lines.before)
-    return lines.set_index(["start", "lr", "schedule", "seed"])[["before", "validation", "test"]]
+    return lines.set_index(["start", "lr", "schedule", "seed"])[["before", "validation", "test"]].sort_index()
 
 
 def retrained(grid: pd.DataFrame, network: str, rate: float) -> pd.DataFrame:

@@ -28,7 +28,7 @@ def with_interval(values: Iterable[float], form: str = "{:+.2f}") -> str:
 def criteria_figure(found: pd.DataFrame) -> plt.Figure:
     """Draw the accuracy before retraining by MACs left, a curve per criterion with its 95 % interval over trained networks."""
     table, left = tables.untrained(found), tables.macs_left(found)
-    networks = list(dict.fromkeys(table.index.get_level_values("network")))[::-1]  # the plain one first
+    networks = _plain_first(table)
     fig, axes = plt.subplots(1, len(networks), figsize=(4.6 * len(networks), 4.0), sharey=True, squeeze=False)
     for ax, network in zip(axes[0], networks, strict=True):
         shares = sorted(left[network].index, reverse=True)
@@ -69,7 +69,7 @@ def leads(found: pd.DataFrame) -> pd.DataFrame:
 def greed_figure(found: pd.DataFrame) -> plt.Figure:
     """Draw the mean loss of each greedy choice over the least possible: a dot per trained network, for every layer."""
     table = tables.greed(found)
-    networks = list(dict.fromkeys(table.index.get_level_values("network")))
+    networks = _plain_first(table)
     fig, axes = plt.subplots(len(networks), 1, figsize=(7.4, 2.9 * len(networks)), squeeze=False, sharey=True)
     for ax, network in zip(axes[:, 0], networks, strict=True):
         here = table.loc[network]
@@ -93,7 +93,8 @@ def greed_figure(found: pd.DataFrame) -> plt.Figure:
 def greed_table(found: pd.DataFrame) -> pd.DataFrame:
     """Return, for each network and greedy choice, the loss over the least: mean with interval, the largest, how often optimal."""
     problems, lines = found[(found.kind == "layers") & (found.question == "greed")], []
-    for network, group in problems.groupby("network", sort=False):
+    for network in _plain_first(tables.greed(found)):
+        group = problems[problems.network == network]
         for choice in ("removed", "grown", "removed, rescaled", "forward"):
             means = tables.greed(found).loc[network][choice].groupby("seed").mean()
             best = f"{(group[choice] < 1 + 1e-6).mean():.0%} of {len(group)}"
@@ -105,7 +106,7 @@ def greed_table(found: pd.DataFrame) -> pd.DataFrame:
 def samples_figure(found: pd.DataFrame) -> plt.Figure:
     """Draw the loss on validation images by the number of samples, a panel per layer, bands from the least to the most."""
     table = tables.samples(found)
-    places = list(dict.fromkeys((network, layer) for network, layer, *_ in table.index))
+    places = _layers(table)
     rows = -(-len(places) // 3)
     fig, axes = plt.subplots(rows, 3, figsize=(9.4, 2.7 * rows), squeeze=False, sharex=True)
     for ax, (network, layer) in zip(axes.flat, places, strict=False):
@@ -138,7 +139,7 @@ def samples_table(found: pd.DataFrame) -> pd.DataFrame:
     """Return what a choice from 1,000 samples loses, made up in three ways, and from the most, a line per layer."""
     table, lines = 100 * tables.samples(found), []
     numbers = ((100, 1), (10, 10), (1, 100), (100, 100))
-    for network, layer in dict.fromkeys((network, layer) for network, layer, *_ in table.index):
+    for network, layer in _layers(table):
         here = [table.loc[network, layer, positions, images] for images, positions in numbers]
         lines.append((network, layer, *(with_interval(losses, "{:.1f}") for losses in here)))
     columns = [f"{10 * images:,} images x {positions}" for images, positions in numbers]
@@ -260,6 +261,14 @@ def own_claims(found: pd.DataFrame, grid: pd.DataFrame) -> list[Claim]:
         _judged("the cut network beats its shape trained from scratch", "vgg-small, 2x fewer MACs: ThiNet / scratch-E",
                 _difference(plain, "ThiNet", "scratch-E"), evidence.better),
     ]  # fmt: skip
+
+
+def _plain_first(table: pd.DataFrame | pd.Series) -> list[str]:
+    return sorted(table.index.unique("network"), key=lambda network: network.startswith("resnet"))
+
+
+def _layers(table: pd.Series) -> list[tuple[str, str]]:
+    return [(network, layer) for network in _plain_first(table) for layer in table[network].index.unique("layer")]
 
 
 def _difference(table: pd.DataFrame, first: str, second: str) -> pd.Series:
