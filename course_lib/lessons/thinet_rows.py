@@ -82,7 +82,8 @@ def greed_figure(found: pd.DataFrame) -> plt.Figure:
                 ax.scatter(x, values, s=16, marker=marker, color=colour, alpha=0.8, label=label)
         names = [layer.replace(".conv1", "").replace("stage", "") for layer in layers]
         ax.set_xticks(range(len(layers)), names)
-        ax.set(title=network, ylabel="loss / least loss")
+        where = "stage.block, its first layer" if network.startswith("resnet") else ""
+        ax.set(title=network, ylabel="loss / least loss", xlabel=where)
     axes[0][0].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     worst = table.removed.groupby(["network", "layer"]).mean()
     title = f"Greedy removal: {table.removed.mean():.3f} times the least loss on average, {worst.max():.3f} in its worst layer"
@@ -142,7 +143,7 @@ def samples_table(found: pd.DataFrame) -> pd.DataFrame:
     for network, layer in _layers(table):
         here = [table.loc[network, layer, positions, images] for images, positions in numbers]
         lines.append((network, layer, *(with_interval(losses, "{:.1f}") for losses in here)))
-    columns = [f"{10 * images:,} images x {positions}" for images, positions in numbers]
+    columns = [f"{10 * images:,} images, {positions} position{'s' * (positions > 1)} each" for images, positions in numbers]
     return pd.DataFrame(lines, columns=["network", "output lost (%), half of", *columns])
 
 
