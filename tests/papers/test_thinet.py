@@ -694,7 +694,7 @@ def test_more_samples_lose_no_more(network, splits):
     held_out = paper.channel_contributions(network, "conv3", splits.validation.images, seed=1)
     table = pd.DataFrame(channel_sets.losses_from_few(pool, held_out, 32, images=(1, 8), positions=(1, 40), draws=3, seed=0))
     by_number = table.groupby(["images", "positions"]).lost
-    assert by_number.mean()[1, 1] > 1.5 * by_number.mean()[8, 40] and by_number.nunique()[1, 1] == 3
+    assert by_number.mean()[1, 1] > 1.5 * by_number.mean()[8, 40] and by_number.nunique()[1, 1] > 1
     assert by_number.nunique()[8, 40] == 1, "all of the pool: nothing is left to chance"
     every = pool.flatten(0, 2)
     kept = paper.channels_to_keep(every, 32)
@@ -738,7 +738,7 @@ def test_the_papers_sizes_follow_from_shapes():
 
 @pytest.fixture
 def brief(monkeypatch) -> None:
-    """Few images of each split, few numbers of samples, and no training."""
+    """Few images of each split, few numbers of samples, two shares, and no training."""
     load = data.load
 
     def fewer(name: str, **more) -> data.Splits:
@@ -750,6 +750,7 @@ def brief(monkeypatch) -> None:
     monkeypatch.setattr(rows, "latencies", lambda *_: dict(latency_1=1.0, latency_64=1.0))
     monkeypatch.setattr(runs, "PER_CLASS", (1, 3, 10))
     monkeypatch.setattr(runs, "POSITIONS", (1, 5))
+    monkeypatch.setattr(runs, "SHARES", {"vgg-small": (0.8, 0.5)})
     monkeypatch.setattr(training.recipes, "fit", lambda *_, **__: None)
 
 
