@@ -22,6 +22,12 @@ def arms(found: pd.DataFrame) -> pd.DataFrame:
     return lines.assign(lost=lines.baseline - lines.accuracy, lost_at_once=lines.baseline - lines.removed.astype(float))
 
 
+def files(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of all arms at equal file sizes, one line per network, with the points lost; a dense network has 1x."""
+    lines = found[(found.counted == "bytes") & found.kind.isin((*CUT, "scratch", "dense", "file"))]
+    return lines.assign(lost=lines.baseline - lines.accuracy, lost_at_once=lines.baseline - lines.removed.astype(float))
+
+
 def ahead(found: pd.DataFrame, method: str, other: str, column: str = "accuracy") -> pd.DataFrame:
     """Return by how many points a method is ahead of another, a line per network and rate, a column per trained network.
 
@@ -29,6 +35,8 @@ def ahead(found: pd.DataFrame, method: str, other: str, column: str = "accuracy"
     """
     lines = arms(found)
     values = lines.pivot_table(index=["network", "rate"], columns=["method", "seed"], values=column)
+    if not {method, other} <= set(values.columns.get_level_values("method")):
+        return pd.DataFrame()
     return (values[method] - values[other]).dropna(how="all")
 
 
@@ -52,11 +60,9 @@ def paper_table(found: pd.DataFrame) -> pd.DataFrame:
 
 def by_file_size(found: pd.DataFrame) -> pd.DataFrame:
     """Return a line per method and rate of file size, all on MNIST: the points lost at once and in the end, with the interval."""
-    lines = found[found.counted == "bytes"]
-    lines = lines[lines.kind.isin((*CUT, "scratch", "dense", "file"))]
     table = []
-    for (rate, method), group in lines.groupby(["rate", "method"]):
-        at_once = (group.baseline - group.removed.astype(float)).mean()
+    for (rate, method), group in files(found).groupby(["rate", "method"]):
+        at_once = group.lost_at_once.mean()
         table.append(
             {
                 "rate": rate,
@@ -70,6 +76,47 @@ def by_file_size(found: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(table)
+
+
+def coverage(found: pd.DataFrame) -> pd.DataFrame:
+    """Return how many trained networks there are of each arm (lines) at each network and rate (columns)."""
+    lines = found[~found.kind.isin(("lr", "budget", "latency"))]
+    lines = lines.assign(shape=[f"{network}, {rate:g}x" for network, rate in zip(lines.network, lines.rate, strict=True)])
+    table = lines.pivot_table(index=["method", "epochs"], columns="shape", values="seed", aggfunc="nunique", sort=False)
+    shown = table.map(lambda count: "-" if math.isnan(count) else f"{count:.0f}")
+    return shown[sorted(shown)].rename_axis(columns=None).reset_index().assign(epochs=lambda t: t.epochs.map("{:g}".format))
+
+
+def winners(found: pd.DataFrame, network: str, rate: float) -> pd.DataFrame:
+    """Return which arm wins on each trained network alone, and on the mean of all; by how many points it beats random choice."""
+    lines = arms(found)
+    lines = lines[lines.kind.isin(CUT) & (lines.network == network) & (lines.rate == rate)]
+    table = lines.pivot_table(index="method", columns="seed", values="accuracy").dropna()
+    table = table.rename(columns="network {}".format).assign(**{"mean of all": table.mean(axis=1)})
+    best, ahead_of = table.idxmax(), table.max() - table.loc["random"]
+    return pd.DataFrame({"judged by": table.columns, "best arm": best.values, "test accuracy (%)": table.max().round(2).values,
+                         "ahead of random (points)": ahead_of.map("{:+.2f}".format).values})  # fmt: skip
+
+
+def factors(found: pd.DataFrame, network: str, rate: float) -> dict[str, pd.Series]:
+    """Return the test accuracies between which a decision of the experimenter chooses, by decision; each indexed by its choices.
+
+    Criteria and starts are means over the trained networks; rates and epochs were tried with L1 on one of them.
+    """
+    lines = arms(found)
+    lines = lines[(lines.network == network) & (lines.rate == rate)]
+    ours, means = lines[lines.method == "L1"], lines.groupby("method").accuracy.mean()
+    tried = found[found.kind.isin(("lr", "budget")) & (found.network == network) & (found.rate == rate)]
+    equal = {"epochs": tried[tried.lr == ours.lr.iloc[0]], "learning rate": tried[tried.epochs == ours.epochs.iloc[0]]}
+    by_choice = {"epochs": equal["epochs"].set_index("epochs"), "learning rate": equal["learning rate"].set_index("lr")}
+    starts = means[means.index.isin(("L1", "scratch-E"))]
+    return {
+        "criterion": means[means.index.isin(lines[lines.kind.isin(CUT)].method)],
+        "which trained network (L1)": ours.set_index("seed").accuracy.rename(index="network {}".format),
+        "epochs (L1)": by_choice["epochs"].accuracy.rename(index="{:g} epochs".format),
+        "learning rate (L1)": by_choice["learning rate"].accuracy.rename(index="rate {:g}".format),
+        "start": starts.rename(index={"L1": "trained weights", "scratch-E": "random weights"}),
+    }
 
 
 def headline(found: pd.DataFrame) -> pd.DataFrame:
