@@ -1,0 +1,267 @@
+"""What notebook 08 shows beside its cells: schematics, figures of recorded rows, the panel and the claims."""
+
+from collections.abc import Collection, Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from course_lib import evidence
+from course_lib.data import Split
+from course_lib.experiments import one_shot, points_lost
+from course_lib.experiments.currencies import CURRENCIES
+from course_lib.notebook import Claim, plots
+from course_lib.notebook.panels import panel
+
+# paper, network, what is counted, times less, accuracy as the paper tells it. Li's and Luo's FLOPs are MACs times two
+HEADLINES = (
+    ("Gong 2014", "AlexNet-like", "bits of dense layers", 24.0, "at most 1 point of top-5 lost"),
+    ("Han 2015", "VGG-16", "parameters", 13.0, "top-1 error 31.50 -> 31.34 %"),
+    ("Hu 2016", "VGG-16", "parameters", 2.59, "top-1 accuracy 68.36 -> 70.44 % (check)"),
+    ("Li 2017", "VGG-16 on CIFAR-10", "MACs", 1.52, "error 6.75 -> 6.60 %"),
+    ("Han 2016", "VGG-16", "bytes of the file", 49.0, "top-1 error 31.50 -> 31.17 %"),
+    ("He 2017", "VGG-16", "MACs of convolutions", 5.0, "top-5 error + 1.7 points (check)"),
+    ("Luo 2017", "VGG-16", "MACs", 3.23, "top-1 accuracy 68.34 -> 69.80 %"),
+)
+SHAPES = (("vgg-small", 2), ("resnet-20", 2))
+PAPERS = {  # arm -> the claim
+    "L1": "filters of small L1 norm can go (Li)",
+    "APoZ": "filters that are often zero can go (Hu)",
+    "LASSO": "the LASSO finds the channels to keep (He)",
+    "ThiNet": "what the next layer misses least can go (Luo)",
+}
+COLOURS = dict(zip(points_lost.LINES, (*plots.COLOURS, "#8B6914", "dimgrey", "black", "#999999"), strict=True))
+WHEN = {"retrained": "lost", "not retrained": "lost_at_once"}
+
+
+def headlines() -> pd.DataFrame:
+    """Return the main result of each of the seven papers, as published."""
+    return pd.DataFrame(HEADLINES, columns=["paper", "network", "counted", "times less", "accuracy"])
+
+
+def headlines_figure() -> plt.Figure:
+    """Draw the papers' main results as bars, a colour for each thing that is counted."""
+    table = headlines()
+    colours = dict(zip(table.counted.unique(), plots.COLOURS, strict=False))
+    fig, ax = plt.subplots(figsize=(7.0, 3.2))
+    bars = ax.barh(table.paper, table["times less"], color=[colours[counted] for counted in table.counted])
+    ax.bar_label(
+        bars, [f"{rate:g}x {counted}" for rate, counted in zip(table["times less"], table.counted, strict=True)], padding=3
+    )
+    ax.invert_yaxis()
+    ax.set(xscale="log", xlim=(1, 400), xlabel="times less (log scale)")
+    ax.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+    ax.minorticks_off()
+    ax.set_title(f"Seven headlines count {table.counted.nunique()} different things")
+    return fig
+
+
+def grid_schematic() -> plt.Figure:
+    """Draw the fair grid: from each trained network every arm goes to the same shape and through the same training."""
+    fig, ax = plt.subplots(figsize=(8.0, 3.4))
+    ax.set(xlim=(0, 10), ylim=(0.1, 4.9))
+    ax.axis("off")
+    ax.text(1.1, 2.5, "a trained\nnetwork\n(three of each)", ha="center", va="center", bbox=_box(plots.SKY))
+    ways = {
+        "six criteria,\nthe same widths": plots.BLUE,
+        "random choice,\nthe same widths": plots.ORANGE,
+        "random weights,\nthe same widths": plots.VERMILION,
+        "no cut:\nthe dense network": plots.GREEN,
+    }
+    for y, (way, colour) in zip((4.3, 3.1, 1.9, 0.7), ways.items(), strict=True):
+        ax.text(4.0, y, way, ha="center", va="center", fontsize=9, bbox=_box(colour))
+        ax.text(9.1, y, "test accuracy", ha="center", va="center", bbox=_box("lightgrey"))
+        if colour != plots.VERMILION:  # random weights do not come from the trained network
+            ax.annotate("", (2.85, y), (2.05, 2.5), arrowprops=dict(arrowstyle="->", color="grey"))
+        ax.annotate("", (8.1, y), (5.15, y), arrowprops=dict(arrowstyle="->", color="grey"))
+    ax.add_patch(plt.Rectangle((6.0, 0.25), 1.1, 4.5, facecolor="white", edgecolor="grey", zorder=3))
+    ax.text(6.55, 2.5, "20 epochs, same images, same order", ha="center", va="center", rotation=90, zorder=4)
+    ax.set_title("All arms share the shape and the budget; only the choice differs")
+    return fig
+
+
+def _box(colour: str) -> dict:
+    return dict(boxstyle="round,pad=0.35", facecolor=colour, alpha=0.35, edgecolor="grey")
+
+
+def verdict_film(pairs: Mapping[str, Collection[float]], margin: float) -> plt.Figure:
+    """Draw the interval of a mean difference and its verdict as networks come in, one frame after another.
+
+    Args:
+        pairs: name of a comparison -> paired differences in points, one per trained network.
+        margin: that a difference has to exceed.
+    """
+    frames = max(map(len, pairs.values()))
+    fig, axes = plt.subplots(1, frames, figsize=(9.0, 2.6), sharey=True)
+    for count, ax in enumerate(np.atleast_1d(axes), start=1):
+        for place, (differences, colour) in enumerate(zip(pairs.values(), plots.COLOURS, strict=False)):
+            found = evidence.verdict(list(differences)[:count], margin=margin)
+            ax.plot(np.clip([found.low, found.high], -4, 6), [place, place], color=colour, linewidth=3, alpha=0.5)
+            ax.scatter(list(differences)[:count], [place] * count, color=colour, s=18, zorder=3)
+            ax.text(1.0, place + 0.18, found.label, ha="center", fontsize=8.5)
+        ax.axvline(margin, color="black", linestyle=":", linewidth=1)
+        ax.set(xlim=(-4, 6), ylim=(-0.5, len(pairs) - 0.3), xlabel="points ahead", title=f"{count} network{'s' * (count > 1)}")
+    np.atleast_1d(axes)[0].set_yticks(range(len(pairs)), list(pairs))
+    fig.suptitle("The interval shrinks with every network, and a verdict may appear", x=0.01, ha="left", fontsize=11)
+    return fig
+
+
+def losses_figure(found: pd.DataFrame, title: str) -> plt.Figure:
+    """Draw the points that each arm loses before and after retraining, with 95 % intervals, both networks at half the MACs."""
+    lines = points_lost.arms(found)
+    arms = [arm for arm in points_lost.LINES if arm in set(lines[lines.rate == 2].method)]
+    fig, axes = plt.subplots(1, 2, figsize=(9.0, 4.0), sharey=True)
+    for ax, (when, column) in zip(axes, reversed(WHEN.items()), strict=True):
+        for (network, rate), colour, shift in zip(SHAPES, plots.COLOURS, (-0.15, 0.15), strict=False):
+            for place, arm in enumerate(arms):
+                chosen = lines[(lines.network == network) & (lines.rate == rate) & (lines.method == arm)]
+                _interval(ax, chosen[column].dropna(), place + shift, colour, network if place == 0 else None)
+        ax.axvline(0, color="grey", linewidth=0.8)
+        ax.set(xlabel=f"points of test accuracy lost, {when}", yticks=range(len(arms)), yticklabels=arms)
+    axes[0].invert_yaxis()
+    axes[1].legend(fontsize=8)
+    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return fig
+
+
+def _interval(ax: plt.Axes, values: pd.Series, place: float, colour: str, label: str | None = None) -> None:
+    """A mean with its 95 % interval, lying; nothing for no values, no interval for a single one."""
+    if len(values):
+        mean, low, high = evidence.interval(values)
+        error = [[mean - low], [high - mean]] if len(values) > 1 else None
+        ax.errorbar(mean, place, xerr=error, fmt="o", markersize=4.5, capsize=3, color=colour, label=label)
+
+
+def factors_figure(factors: Mapping[str, pd.Series], title: str) -> plt.Figure:
+    """Draw how far each decision moves the test accuracy: a dot per choice, a line of dots per decision."""
+    fig, ax = plt.subplots(figsize=(8.0, 3.2))
+    for place, (values, colour) in enumerate(zip(factors.values(), plots.COLOURS, strict=False)):
+        ax.plot([values.min(), values.max()], [place, place], color=colour, linewidth=6, alpha=0.25)
+        ax.scatter(values, [place] * len(values), color=colour, s=22)
+        for choice, ha in ((values.idxmin(), "right"), (values.idxmax(), "left")):
+            ax.text(values[choice] + (0.06 if ha == "left" else -0.06), place, str(choice), ha=ha, va="center", fontsize=8.5)
+    ax.set(yticks=range(len(factors)), yticklabels=list(factors), xlabel="test accuracy (%)", title=title)
+    ax.margins(x=0.3)
+    ax.invert_yaxis()
+    return fig
+
+
+def currencies_figure(priced: pd.DataFrame) -> plt.Figure:
+    """Draw points lost against times less in each currency, a picture per currency, an interval per arm."""
+    fig, axes = plt.subplots(2, 3, figsize=(9.6, 6.0), sharey=True)
+    markers = dict(zip(priced.network.unique(), plots.MARKERS, strict=False))
+    others = [arm for arm in priced.method.unique() if arm not in COLOURS]
+    colours = COLOURS | dict(zip(others, plt.get_cmap("tab20").colors, strict=False))
+    for ax, (currency, name) in zip(axes.flat, CURRENCIES.items(), strict=False):
+        for number, (method, group) in enumerate(priced.dropna(subset=currency).groupby("method", sort=False)):
+            for (network, _rate), lines in group.groupby(["network", "rate"]):
+                mean, low, high = evidence.interval(lines.lost)
+                error = [[mean - low], [high - mean]] if len(lines) > 1 else None
+                beside = 0 if method == "dense" else 0.015 * (number - 4)  # not on top of each other
+                x = lines[currency].mean() * (1 + beside)
+                ax.errorbar(x, mean, yerr=error, fmt=markers[network], markersize=4, color=colours[method], elinewidth=0.9)
+        ax.set(xscale="log", xlabel=f"times less: {name}")
+        top = max(4.5, priced[currency].max() * 1.15)
+        ticks = [tick for tick in (1, 1.5, 2, 3, 4, 8, 16) if tick <= top]
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.set_xlim(0.9 * min(1, priced[currency].min()), top)
+        ax.minorticks_off()
+    for ax in axes[:, 0]:
+        ax.set_ylabel("points of test accuracy lost")
+    handles = [plt.Line2D([], [], marker=mark, linestyle="", color="black", label=net) for net, mark in markers.items()]
+    handles += [plt.Line2D([], [], marker="o", linestyle="", color=colours[arm], label=arm) for arm in priced.method.unique()]
+    axes.flat[-1].axis("off")
+    axes.flat[-1].legend(handles=handles, loc="center", fontsize=7.5, ncols=2)
+    fig.suptitle("The same networks in five currencies: what is saved depends on what is counted", x=0.01, ha="left", fontsize=11)
+    return fig
+
+
+def comparison_view(priced: pd.DataFrame, network: str, rate: float, currency: str, when: str) -> plt.Figure:
+    """Draw the points that all arms at one network and rate lose, with what they save in one currency.
+
+    Args:
+        priced: as `currencies.prices` gives it.
+        network: of `models.build`.
+        rate: of the shape or file.
+        currency: a value of `CURRENCIES`.
+        when: a key of WHEN.
+    """
+    column, saved = WHEN[when], {name: key for key, name in CURRENCIES.items()}[currency]
+    lines = priced[(priced.network == network) & (priced.rate == rate)].dropna(subset=column)
+    fig, ax = plt.subplots(figsize=(8.0, 3.8))
+    if lines.empty:
+        ax.set_title(f"{network} at {rate:g}x: no rows yet")
+        return fig
+    order = lines.groupby("method")[column].mean().sort_values().index
+    for place, arm in enumerate(order):
+        _interval(ax, lines[lines.method == arm][column], place, COLOURS.get(arm, plots.BLUE))
+    ratio = lines.groupby("method")[saved].mean()
+    ax.set_yticks(range(len(order)), [arm if np.isnan(ratio[arm]) else f"{arm} ({ratio[arm]:.2f}x)" for arm in order])
+    ax.invert_yaxis()
+    best = next(arm for arm in order if arm != "dense")
+    loss = lines[lines.method == best][column].mean()
+    ax.set(xlabel=f"points of test accuracy lost, {when}; in brackets: times less {currency}")
+    ax.set_title(f"{network} at {rate:g}x, {when}: {best} loses least, {loss:.2f} points")
+    return fig
+
+
+def comparison_panel(priced: pd.DataFrame):
+    """Network, rate, currency, and before or after retraining, over `comparison_view`; gives an ipywidgets box."""
+    import ipywidgets
+
+    controls = {
+        "network": ipywidgets.Dropdown(options=sorted(set(priced.network), reverse=True), description="network"),
+        "rate": ipywidgets.Dropdown(options=sorted(set(priced.rate) - {1.0}), description="rate"),
+        "currency": ipywidgets.Dropdown(options=list(CURRENCIES.values()), description="currency"),
+        "when": ipywidgets.Dropdown(options=list(WHEN), description="when"),
+    }
+    return panel(controls, lambda chosen: comparison_view(priced, **chosen))
+
+
+def cut(method: str, model: nn.Module, widths: Mapping[str, int], images: Split, positions: int = 10) -> nn.Module:
+    """Return a network cut to given widths by one of the criteria or at random, not retrained."""
+    if method in one_shot.BY_FILTER:
+        return one_shot.by_filter(method, model, widths, images, seed=0)
+    if method in one_shot.BY_FIT:
+        return one_shot.by_fit(method, model, widths, images, positions, seed=0)
+    return one_shot.by_sum(method, model, widths, images, positions, seed=0)
+
+
+def papers_claims(found: pd.DataFrame) -> list[Claim]:
+    """Return what the papers' criteria promise, each against random choice at equal budgets."""
+    return [_claim(found, claim, (arm, "random"), shape) for arm, claim in PAPERS.items() for shape in SHAPES]
+
+
+def own_claims(found: pd.DataFrame) -> list[Claim]:
+    """Return what we asked beyond the papers; a claim whose rows are not there was not tested."""
+    fits = [_claim(found, "least squares wins where nothing is retrained", ("LASSO", "L1"), at, "removed") for at in SHAPES]
+    starts = [_claim(found, "trained weights beat random ones", ("L1", "scratch-E"), at) for at in SHAPES]
+    longer = _claim(found, "... also at equal computing (Liu 2019: no)", ("L1", "scratch-B"), SHAPES[0])
+    return [*fits, *starts, longer]
+
+
+def _claim(found: pd.DataFrame, claim: str, pair: tuple[str, str], shape: tuple[str, int], column: str = "accuracy") -> Claim:
+    measured = "{} / {}, {} at {}x".format(*pair, *shape)
+    ahead = points_lost.ahead(found, *pair, column)
+    if shape not in ahead.index:
+        return Claim(claim, measured, "no rows yet", None)
+    lines = points_lost.arms(found)
+    lines = lines[(lines.network == shape[0]) & (lines.rate == shape[1])].groupby("method")[[column, "epochs"]].mean()
+    here = "{:.2f} / {:.2f} % right".format(*(lines[column][arm] for arm in pair))
+    epochs = " / ".join(f"{lines.epochs[arm]:g}" for arm in pair) if column == "accuracy" else "0"
+    return Claim(claim, measured, here, evidence.better(ahead.loc[shape].dropna(), "cifar10"), epochs)
+
+
+def made_up_table() -> pd.DataFrame:
+    """Return a table as a paper might print it, a line per arm and trained network. It is MADE UP: nothing in it was measured."""
+    arms = {  # arm -> epochs, millions of MACs, what settings were chosen on, accuracies of networks 0, 1, 2
+        "Ours": (60, 19.0, "validation", (91.2, 91.0, 91.3)),
+        "Ours, short": (20, 19.0, "validation", (89.9, 89.3, 89.9)),
+        "L1 norm": (20, 19.1, "validation", (89.5, 89.4, 89.6)),
+        "Rival": (20, 19.0, "test", (89.0, 88.9, 89.1)),
+        "From scratch": (20, 19.0, "validation", (87.5, 87.6, 87.4)),
+    }
+    columns = ["arm", "network", "epochs", "MACs", "chosen_on", "accuracy"]
+    lines = [(arm, n, *about[:3], right) for arm, about in arms.items() for n, right in enumerate(about[3])]
+    return pd.DataFrame(lines, columns=columns)
