@@ -34,7 +34,7 @@ from course_lib.experiments import fingerprints, rows
 from course_lib.files import ROOT, replacing
 
 RESULTS = ROOT / "data" / "results"
-# In the order in which the course tells them; the last is no paper of its own
+# In the order in which the course tells them; the last two are no papers of their own
 PAPERS = {
     "vector-quantization": "Gong 2014",
     "weight-pruning": "Han 2015",
@@ -44,6 +44,7 @@ PAPERS = {
     "channel-pruning": "He 2017",
     "thinet": "Luo 2017",
     "comparison": "All papers",
+    "combined": "Hu 2016 and Han 2016",
 }
 SEEDS = dict.fromkeys(("filter-pruning", "channel-pruning", "thinet"), 3)  # networks per setting; 5 for the others
 # Rows from before there was a schema, all of one trained network; they are being measured again
