@@ -1,0 +1,117 @@
+"""What the end of notebook 08 shows of the combined runs: a figure of the stages, a table of outside coders, sentences."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from course_lib import evidence
+from course_lib.experiments import combined_tables as tables
+from course_lib.experiments.runner import RESULTS
+from course_lib.notebook import plots
+
+OUTSIDE = RESULTS / "outside_coders.json"  # written by tests/benchmarks/outside_coders.py
+MARKS = {"trimmed": "s", "pruned": "^", "coded": "o"}
+
+
+def stages_figure(found: pd.DataFrame) -> plt.Figure:
+    """Draw the points lost against the bytes of the file: to the left from stage to stage, to the right all coded files.
+
+    A colour per start. To the left the path to each start's smallest file without loss on validation images (to the smallest
+    file of all, where none is without loss); to the right means of the networks with their 95 % interval, a line per start
+    and number of bits.
+
+    Args:
+        found: recorded rows; those of kind 'stack' are drawn.
+    """
+    means = tables.means(found)
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.8), sharey=True)
+    colours = dict(zip(means.start.unique(), plots.COLOURS, strict=False))
+    for start, colour in colours.items():
+        group = means[means.start == start]
+        path = _path(found, group)
+        left.plot(path.bytes / 1000, path.lost, color=colour, linewidth=1, alpha=0.6)
+        for row in path.itertuples():
+            left.plot(row.bytes / 1000, row.lost, MARKS[row.stage], color=colour, markersize=7)
+        for bits, line in group[group.stage == "coded"].groupby("bits"):
+            errors = [line.lost - line.low, line.high - line.lost] if (line.networks > 1).all() else None
+            style = "-" if bits == group.bits.max() else "--"
+            right.errorbar(
+                line.bytes / 1000, line.lost, errors, fmt=f"o{style}", color=colour, markersize=4, linewidth=1, capsize=2
+            )
+    widths = sorted(means[means.stage == "coded"].bits.unique(), reverse=True)
+    coded = "Coded files; solid: " + ", dashed: ".join(f"{bits} bits" for bits in widths)
+    for ax, title in ((left, "Stage by stage"), (right, coded)):
+        ax.axhline(evidence.RELEVANT["mnist"], color="grey", linewidth=1, linestyle=":")
+        ax.set(xscale="log", xlabel="kilobytes of the file", title=title)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    left.set_ylabel("points of test accuracy lost")
+    left.legend([plt.Line2D([], [], marker=mark, linestyle="", color="grey") for mark in MARKS.values()], list(MARKS))
+    right.legend([plt.Line2D([], [], color=colour) for colour in colours.values()], list(colours), fontsize=8)
+    fig.suptitle(_title(found), x=0.01, ha="left", fontsize=11)
+    return fig
+
+
+def _path(found: pd.DataFrame, group: pd.DataFrame) -> pd.DataFrame:
+    """The trimmed network, the pruned one, and the file: the stages of the start's chosen file."""
+    best = tables.chosen(found)
+    best = best[best.start == group.start.iloc[0]] if len(best) else best
+    end = best.iloc[0] if len(best) else group.loc[group.bytes.idxmin()]
+    stages = (group.stage == "trimmed") | ((group.stage == "pruned") & (group.fewer == end.fewer))
+    stages |= (group.stage == "coded") & (group.fewer == end.fewer) & (group.bits == end.bits)
+    return group[stages].sort_values("bytes", ascending=False)
+
+
+def _title(found: pd.DataFrame) -> str:
+    best = tables.chosen(found)
+    if best.empty:
+        return "No file is without loss on validation images"
+    smallest = best.loc[best.bytes.idxmin()]
+    return f"The smallest file without loss on validation images: {smallest.bytes:,.0f} bytes, {smallest.start}"
+
+
+def summary(found: pd.DataFrame) -> str:
+    """Return how far the stack gets without loss, and how much trimming adds to Deep Compression, in sentences."""
+    best = tables.chosen(found)
+    if best.empty:
+        return "No file of the stack loses at most 0.1 points on validation images."
+    sentences = [_sentence(row) for row in best.sort_values("bytes").itertuples()]
+    alone = best[best.start == tables.ALONE]
+    smallest = best.loc[best.bytes.idxmin()]
+    if len(alone) and smallest.start != tables.ALONE:
+        ratio = alone.bytes.iloc[0] / smallest.bytes
+        sentences.append(f"Trimming first makes the smallest such file {ratio:.2f} times smaller.")
+    return " ".join(sentences)
+
+
+def _sentence(row: Any) -> str:
+    bounds = f", 95 % interval {row.low:+.2f} to {row.high:+.2f}" if row.networks > 1 else ""
+    size = f"{row.bytes:,.0f} bytes ({row.times:.0f} times smaller)"
+    return f"{row.start}: {size}, {row.lost:+.2f} points lost on test images ({row.networks} networks{bounds})."
+
+
+def outside_coders() -> Mapping[str, Any] | None:
+    """Return what tests/benchmarks/outside_coders.py recorded: 'versions', 'date', 'rows'; None if nothing is recorded yet."""
+    return json.loads(OUTSIDE.read_text(encoding="utf-8")) if OUTSIDE.exists() else None
+
+
+def outside_table() -> pd.DataFrame:
+    """Return a line per network, start and coder that is no part of the course: kilobytes, and the points that it loses."""
+    recorded = outside_coders()
+    if recorded is None:
+        return pd.DataFrame()
+    lines = pd.DataFrame(recorded["rows"])
+    lines = lines.assign(lost=lines.before - lines.accuracy)
+    table = []
+    for (network, start, coder, setting), group in lines.groupby(["network", "start", "coder", "setting"], sort=False):
+        mean, low, high = evidence.interval(group.lost)
+        bounds = f" ({low:+.2f} to {high:+.2f})" if len(group) > 1 else " (one network)"
+        about = {"network": f"{network}, {start}", "coder": f"{coder} {recorded['versions'][coder]}, {setting}"}
+        figures = {"kB": f"{group.bytes.mean() / 1000:.1f}", "points lost by the file": f"{mean:+.2f}{bounds}"}
+        table.append(about | figures | {"networks": len(group)})
+    return pd.DataFrame(table)

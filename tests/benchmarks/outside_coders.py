@@ -1,0 +1,124 @@
+"""Codes the course's networks with nncodec and zstd, which are no part of the course, and records sizes and accuracies.
+
+nncodec is the reference software of the ISO/IEC 15938-17 coder (MPEG NNC). It needs an older NumPy than the course, so it lives
+in an environment of its own, which holds `nncodec==2.1.3 "numpy<2" safetensors zstandard`:
+
+    python3.11 -m venv /tmp/coders && /tmp/coders/bin/pip install nncodec==2.1.3 "numpy<2" safetensors zstandard
+    python tests/benchmarks/outside_coders.py --python /tmp/coders/bin/python
+
+The course's interpreter writes the networks as safetensors, the other one codes and decodes them, and the course's measures what
+was decoded. Narrowed and pruned networks are coded where `python -m course_lib reproduce combined` has left them in build/.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+QPS = (-32, -26, -20)  # of nncodec: coarser steps from left to right
+STACK = (("whole", 1), ("APoZ", 4))  # of the stack's starts
+NARROWED = {"lenet-5-relu": ("L1", 4), "vgg-small": ("L1", 2), "resnet-20": ("L1", 2)}
+RATES = ("30x", "60x")  # of pruning in the stack
+
+
+def code(folder: Path) -> None:
+    """Code each network of a folder, in the other environment, and write sizes and decoded networks beside it."""
+    from importlib.metadata import version
+
+    import numpy as np
+    import zstandard
+    from nncodec.nn import decode, encode
+    from safetensors.numpy import load_file, save_file
+
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors = load_file(path)
+        numbers = {name: np.ascontiguousarray(t, np.float32) for name, t in tensors.items() if t.dtype == np.float32}
+        sizes = {"zstd": len(zstandard.ZstdCompressor(level=19).compress(path.read_bytes()))}
+        for qp in QPS:
+            content = encode(numbers, args={"qp": qp, "use_dq": True, "results": str(folder), "verbose": False})
+            sizes[str(qp)] = len(content)
+            decoded = {name: np.asarray(t, np.float32).reshape(numbers[name].shape) for name, t in decode(content).items()}
+            assert set(decoded) == set(numbers), "what is not decoded would be measured as it was"
+            save_file(tensors | decoded, folder / f"{path.stem}.qp{qp}.decoded")
+        (folder / f"{path.stem}.json").write_text(json.dumps(sizes))
+    versions = {"nncodec": version("nncodec"), "zstd": version("zstandard"), "numpy": np.__version__}
+    (folder / "versions").write_text(json.dumps(versions))
+
+
+def networks(seeds: int | None):
+    """Yield the networks to code: what they are called in the record, and the network."""
+    from course_lib import models
+    from course_lib.experiments import combined, kept_networks
+    from course_lib.storage.networks import load
+
+    for network, about in combined.NETWORKS.items():
+        dataset = "mnist" if about["counted"] == "bytes" else "cifar10"
+        for seed in range(about["seeds"] if seeds is None else min(seeds, about["seeds"])):
+            at = dict(network=network, dataset=dataset, seed=seed)
+            yield at | dict(start="whole"), models.pretrained(network, dataset, seed)
+            kept = [(*NARROWED[network], "start")]
+            if network == combined.LENET:
+                kept += [(*start, rate) for start in STACK for rate in RATES]
+            for method, rate, stage in kept:
+                path = kept_networks.path(network, dataset, method, rate, seed, stage)
+                if path.exists():
+                    before = "whole" if method == "whole" else f"{method}, {rate}x"
+                    start = before if stage == "start" else f"{before}, 1 of {stage.removesuffix('x')} weights"
+                    yield at | dict(start=start), load(path, models.build(network))
+
+
+def recorded(python: str, seeds: int | None) -> dict:
+    """Return the record: versions, and a row per network, coder and setting."""
+    from safetensors.torch import load_file, save_file
+
+    from course_lib import data
+    from course_lib.experiments.rows import percent
+
+    rows, held, splits = [], {}, {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number, (about, model) in enumerate(networks(seeds)):
+            save_file({key: t.contiguous() for key, t in model.state_dict().items()}, folder / f"{number:03}.safetensors")
+            held[f"{number:03}"] = about, model
+        subprocess.run([python, __file__, "--code", name], check=True)
+        for stem, (about, model) in held.items():
+            if about["dataset"] not in splits:
+                splits[about["dataset"]] = data.load(about["dataset"], scale="lesson")
+            images, sizes = splits[about["dataset"]].test, json.loads((folder / f"{stem}.json").read_text())
+            about = about | dict(before=percent(model, images))
+            rows.append(about | dict(coder="zstd", setting="level 19", bytes=sizes["zstd"], accuracy=about["before"]))
+            for qp in QPS:
+                model.load_state_dict(load_file(folder / f"{stem}.qp{qp}.decoded"))
+                figures = dict(bytes=sizes[str(qp)], accuracy=percent(model, images))
+                rows.append(about | dict(coder="nncodec", setting=f"qp {qp}") | figures)
+        return dict(versions=json.loads((folder / "versions").read_text()), rows=rows)
+
+
+def main() -> None:
+    """Record, or code what another process has written."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--python", help="interpreter of the environment with nncodec")
+    arguments.add_argument("--seeds", type=int, help="networks of each kind; default all")
+    arguments.add_argument("--code", type=Path, help="a folder of networks to code; the script calls itself with it")
+    found = arguments.parse_args()
+    if found.code:
+        code(found.code)
+        return
+    if not found.python:
+        arguments.error("--python is missing: the interpreter of the environment that holds nncodec")
+    import datetime
+
+    from course_lib.experiments.runner import RESULTS
+
+    seeds = f" --seeds {found.seeds}" if found.seeds else ""
+    command = f"python tests/benchmarks/outside_coders.py --python PYTHON{seeds}"
+    about = dict(date=datetime.date.today().isoformat(), command=command)
+    text = json.dumps(about | recorded(found.python, found.seeds), indent=1)
+    (RESULTS / "outside_coders.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    main()
