@@ -1,12 +1,9 @@
 """README says what the recorded rows and the executed notebooks say."""
 
-import json
-
 import nbformat
 import pandas as pd
 import pytest
 from nbformat.v4 import new_markdown_cell, new_notebook
-from PIL import Image
 
 from course_lib.commands import front_page
 from course_lib.experiments import runner
@@ -29,20 +26,11 @@ def test_a_block_is_filled_and_the_rest_left(monkeypatch, tmp_path):
     assert (tmp_path / "README.md").read_text() == expected
 
 
-def test_the_picture_of_all_papers_is_drawn_anew_when_a_row_changes(monkeypatch, tmp_path):
-    table = runner.overview()
-    path = tmp_path / "overview.png"
-    path.write_bytes(front_page._overview(path))
-    with Image.open(path) as picture:
-        assert json.loads(picture.info["Description"])[0]["paper"] == "Gong 2014, vector quantization"
-        picture.save(path, pnginfo=None)  # other pixels would do; here the description goes
-    assert front_page._overview(path) != path.read_bytes()
-    path.write_bytes(first := front_page._overview(path))
-    monkeypatch.setattr(front_page.plots, "overview", None)
-    assert front_page._overview(path) == first  # the same rows: not drawn
-    monkeypatch.undo()
-    monkeypatch.setattr(front_page.runner, "overview", lambda: table.assign(lost=table.lost + 1))
-    assert front_page._overview(path) != first
+def test_the_overview_has_a_line_a_paper(monkeypatch):
+    table = pd.DataFrame([dict(paper="one", rate="2x"), dict(paper="one", rate="3x"), dict(paper="two", rate="4x")])
+    monkeypatch.setattr(runner, "overview_table", lambda: table)
+    block = front_page.BLOCK.fullmatch("<!-- results: overview -->\nold\n<!-- /results -->")
+    assert front_page._filled(block).splitlines()[3:-1] == ["| one | 2x |", "| two | 4x |"]
 
 
 def notebook(folder, name, *lines):

@@ -4,18 +4,14 @@
 """
 
 import base64
-import io
-import json
 import re
 from pathlib import Path
 
 import nbformat
 import pandas as pd
-from PIL import Image
 
 from course_lib.experiments import runner
 from course_lib.files import ROOT, replacing
-from course_lib.notebook import plots
 
 BLOCK = re.compile(r"(<!-- results: (?P<paper>[\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 PICTURE = "front-page"  # the tag of the cell whose figure README shows
@@ -56,27 +52,12 @@ def wanted(root: Path = ROOT) -> dict[Path, bytes]:
             if PICTURE in cell.metadata.get("tags", []):
                 pictures = [out.data["image/png"] for out in cell.outputs if "image/png" in out.get("data", {})]
                 files[root / IMAGES / f"{path.stem}.png"] = base64.b64decode(pictures[0])
-    files[root / IMAGES / "overview.png"] = _overview(root / IMAGES / "overview.png")
     return files
-
-
-def _overview(path: Path) -> bytes:
-    """The picture of all papers. One that says it was drawn from the same rows stays: other versions draw other pixels."""
-    table = runner.overview()
-    rows = json.dumps(table.round(4).to_dict("records"))
-    if path.is_file():
-        with Image.open(path) as picture:
-            if picture.info.get("Description") == rows:
-                return path.read_bytes()
-    drawn = io.BytesIO()
-    plots.use_style()
-    plots.overview(table).savefig(drawn, format="png", dpi=110, metadata=dict(Description=rows, Software=None))
-    return drawn.getvalue()
 
 
 def _filled(block: re.Match) -> str:
     if block["paper"] == "overview":
-        return block[1] + markdown(runner.overview_table()) + block[3]
+        return block[1] + markdown(runner.overview_table().drop_duplicates("paper")) + block[3]  # of each its first line
     return block[1] + markdown(runner.paper_table(block["paper"])) + block[3]
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from cycler import cycler
 
 # Okabe and Ito's palette, distinguishable without full colour vision; black and yellow are left out, they vanish on some ground.
@@ -150,28 +149,6 @@ def stacked_bars(parts: Mapping[str, Mapping[str, float]], *, title: str, xlabel
     ax.set(title=title, xlabel=xlabel)
     ax.invert_yaxis()
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return fig
-
-
-def overview(table: pd.DataFrame) -> plt.Figure:
-    """Points of accuracy lost against how many times less is left, a point a main result of `experiments.runner.overview`."""
-    fig, ax = plt.subplots(figsize=(8.0, 4.2))
-    colours = dict(zip(dict.fromkeys(table.paper), (*COLOURS, "dimgrey"), strict=False))
-    for (paper, counted), group in table.groupby(["paper", "counted"], sort=False):
-        ax.plot(group.rate, group.lost, color=colours[paper], linewidth=0.8, alpha=0.5)
-        for line in group.to_dict("records"):
-            colour, full = colours[paper], line["data set"] == "mnist"
-            label = f"{paper}: {counted}" if line["network"] == group.network.iloc[0] else None
-            face = colour if full else "white"
-            ax.plot(line["rate"], line["lost"], "o" if full else "D", color=colour, markerfacecolor=face, label=label)
-    ax.axhline(0, color="grey", linewidth=0.8)
-    within = (table.lost <= 1).sum()
-    title = f"{within} of {len(table)} main results lose at most a point; what is less differs from paper to paper"
-    ax.set(xscale="log", xlabel="times less (dots: MNIST, diamonds: CIFAR-10)", ylabel="points of accuracy lost", title=title)
-    ticks = [1, 2, 4, 8, 16, 32]
-    ax.set_xticks(ticks, [f"{tick}x" for tick in ticks])
-    ax.minorticks_off()
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     return fig
 
 
