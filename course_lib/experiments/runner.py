@@ -47,8 +47,6 @@ PAPERS = {
     "combined": "Hu 2016 and Han 2016",
 }
 SEEDS = dict.fromkeys(("filter-pruning", "channel-pruning", "thinet"), 3)  # networks per setting; 5 for the others
-# Rows from before there was a schema, all of one trained network; they are being measured again
-UNCHECKED: set[str] = set()
 # What is `counted` is `rate` times less here, at `lost` points of accuracy, means over trained networks, with the 95 % interval
 # from `low` to `high`; `published` is the paper's figure
 HEADLINE = ("network", "data set", "counted", "published", "rate", "lost", "low", "high", "networks")
@@ -107,11 +105,7 @@ def recorded(paper: str) -> pd.DataFrame:
     found = _read(RESULTS / f"{name.replace('-', '_')}.json")
     if not found:
         raise FileNotFoundError(f"no recorded rows for {name}; `python -m course_lib reproduce {name}` makes them")
-    return _frame(name, found)
-
-
-def _frame(name: str, found: list[dict]) -> pd.DataFrame:
-    return pd.DataFrame(found) if name.replace("-", "_") in UNCHECKED else rows.frame(found)
+    return rows.frame(found)
 
 
 def paper_table(paper: str, scale: str = "lesson") -> pd.DataFrame:
@@ -124,11 +118,9 @@ def overview(scale: str = "lesson") -> pd.DataFrame:
     """The main results of all papers that have rows at a scale: the columns 'paper' and HEADLINE."""
     tables = []
     for name, label in PAPERS.items():
-        found = _frame(name, _read(RESULTS / f"{name.replace('-', '_')}.json"))
+        found = rows.frame(_read(RESULTS / f"{name.replace('-', '_')}.json"))
         if len(found) and (found.scale == scale).any():
             lines = _module(name).headline(found[found.scale == scale])
-            if name.replace("-", "_") in UNCHECKED:
-                lines = lines.assign(low=math.nan, high=math.nan, networks=1)
             if not lines.empty:
                 tables.append(lines[list(HEADLINE)].assign(paper=f"{label}, {name.replace('-', ' ')}"))
     return pd.concat(tables, ignore_index=True)[["paper", *HEADLINE]] if tables else pd.DataFrame(columns=["paper", *HEADLINE])
@@ -232,8 +224,7 @@ def _row(module: str, setting: dict, device: str, command: str) -> dict[str, Any
         versions=dict(python=platform.python_version(), torch=importlib.metadata.version("torch").split("+")[0]),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )  # fmt: skip
-    row = setting | figures | about
-    return row if about["experiment"] in UNCHECKED else rows.checked(row)
+    return rows.checked(setting | figures | about)
 
 
 def _device(wanted: str) -> str:
