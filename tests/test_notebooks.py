@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 from pathlib import Path
 
@@ -32,6 +33,15 @@ def ran(source="1", number=1, outputs=(), **metadata):
 
 def shown(kind, content):
     return new_output("display_data", {kind: content})
+
+
+def test_cells_of_one_id_are_found(tmp_path):
+    path = write(tmp_path / "ids.ipynb", ran(), new_markdown_cell("text"))
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        cell["id"] = "same"
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    assert execute.check(path) == ["ids.ipynb: 2 cells have the id 'same'"]
 
 
 @pytest.mark.parametrize(

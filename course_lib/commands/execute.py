@@ -1,7 +1,9 @@
 """Notebooks without a browser: execute them, make the executed copy fit for committing, and check the committed copies."""
 
+import json
 import re
 import time
+from collections import Counter
 from pathlib import Path
 
 import nbformat
@@ -139,8 +141,10 @@ def _without_bars(output: NotebookNode) -> NotebookNode | None:
 
 def check(path: Path) -> list[str]:
     """Everything about a committed notebook that a reader would stumble over, one sentence each; empty where it is fine."""
+    ids = Counter(cell.get("id") for cell in json.loads(path.read_text(encoding="utf-8"))["cells"])  # nbformat would mend them
+    twice = [f"{path.name}: {count} cells have the id {name!r}" for name, count in ids.items() if count > 1]
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if _is_code(cell)]
-    return [f"{path.name}, code cell {i}: {fault}" for i, cell in enumerate(cells, 1) for fault in _faults(cell, i)]
+    return twice + [f"{path.name}, code cell {i}: {fault}" for i, cell in enumerate(cells, 1) for fault in _faults(cell, i)]
 
 
 def _faults(cell: NotebookNode, number: int) -> list[str]:
