@@ -235,7 +235,8 @@ REPRODUCE = """
 from course_lib.__main__ import main
 from course_lib import cluster
 from course_lib.experiments import runner
-runner.RESULTS, cluster.cores = Path("results").resolve(), lambda: 1
+runner.RESULTS = runner.UNFINISHED = Path("results").resolve()
+cluster.cores = lambda: 1
 if __name__ == "__main__":
     sys.exit(main("reproduce weight-pruning --scale smoke --seeds 1 --device cpu".split()))
 """

@@ -10,7 +10,7 @@ import torch
 
 from course_lib import data, models
 from course_lib.evidence import NETWORKS
-from course_lib.experiments import fingerprints, rows, runner
+from course_lib.experiments import fingerprints, row_files, rows, runner
 from course_lib.papers import weight_pruning
 from course_lib.storage import networks
 from tests.toy_experiment import FIGURES
@@ -197,9 +197,9 @@ def test_a_row_of_older_code_is_run_again_and_replaced(tmp_path, monkeypatch):
     path = tmp_path / "rows.json"
     monkeypatch.setattr(runner.fingerprints, "fingerprint", lambda *_: "new")
     old = ROW | dict(name="setting 00", fingerprint="old", experiment="toy_experiment", value=-1)
-    runner._add(path, old)
-    runner._add(path, old | dict(seed=1))
-    runner._add(path, old | dict(fingerprint="new", value=0))
+    row_files.add(path, old)
+    row_files.add(path, old | dict(seed=1))
+    row_files.add(path, old | dict(fingerprint="new", value=0))
     found = {(row["seed"], row["fingerprint"]): row["value"] for row in json.loads(path.read_text())}
     assert found == {(0, "new"): 0, (1, "old"): -1}
 

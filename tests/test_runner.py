@@ -1,5 +1,6 @@
 """The runner, with real processes: rows are written once, whatever is killed."""
 
+import contextlib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from course_lib import cluster
-from course_lib.experiments import runner
+from course_lib.experiments import row_files, runner
 from tests.processes import ROOT, dask_cluster, kill, wait_until
 
 pytestmark = pytest.mark.timeout(300)  # workers are processes that import torch
@@ -200,7 +201,7 @@ def test_a_device_that_is_not_there_is_refused_before_any_worker_starts(toy, gpu
         runner.run_grid("tests.toy_experiment", toy[0], **arguments(device="cuda"))
     with pytest.raises(ValueError, match="device is 'tpu'; allowed are 'auto', 'cpu', 'cuda'"):
         runner.run_grid("tests.toy_experiment", toy[0], **arguments(device="tpu"))
-    monkeypatch.setattr(runner, "RESULTS", toy[0].parent)
+    monkeypatch.setattr(runner, "UNFINISHED", toy[0].parent)
     assert main(["reproduce", "weight-pruning", "--scale", "smoke", "--device", "cuda"]) == 2
     assert "error: device is 'cuda'" in capsys.readouterr().err
 
@@ -279,6 +280,7 @@ def test_what_the_command_prints(monkeypatch, capsys, tmp_path, toy):
     committed = json.loads((runner.RESULTS / "weight_pruning.json").read_text())
     row = next(row for row in committed if row["name"] == "rate lenet-5 12 iterative" and row["seed"] == 3)
     monkeypatch.setattr(runner, "RESULTS", tmp_path)
+    monkeypatch.setattr(runner, "UNFINISHED", tmp_path)
     with pytest.raises(FileNotFoundError, match="python -m course_lib reproduce weight-pruning"):
         runner.recorded("weight_pruning")
     monkeypatch.setattr("course_lib.experiments.weight_pruning.grid", lambda scale: [])
@@ -286,6 +288,45 @@ def test_what_the_command_prints(monkeypatch, capsys, tmp_path, toy):
     assert runner.command("weight-pruning", scale="smoke", seeds=1, device="cpu", scheduler=None) == 0
     printed = capsys.readouterr().out
     assert "0.80 -> 0.77 %" in printed and "1.00 -> 2.00 %" in printed and "12.0x" in printed
+
+
+@pytest.fixture
+def places(monkeypatch, tmp_path):
+    """Folders of whole and of unfinished runs, an experiment of two settings, and a grid that runs one row a call."""
+    monkeypatch.setattr(runner, "RESULTS", tmp_path / "whole")
+    monkeypatch.setattr(runner, "UNFINISHED", tmp_path / "unfinished")
+    monkeypatch.setattr("course_lib.experiments.thinet.grid", lambda scale: [dict(name="a"), dict(name="b")])
+    monkeypatch.setattr(runner.fingerprints, "fingerprint", lambda *_: "code")
+
+    def run_one(module, path, *, scale, seeds, **_):
+        done = {row_files.key_of(row) for row in row_files.read(path)}
+        missing = [row for row in runner._wanted(module, scale, seeds) if row_files.key_of(row) not in done]
+        row_files.add(path, *missing[:1])
+        if missing[1:]:
+            raise RuntimeError("broken off")
+
+    monkeypatch.setattr(runner, "run_grid", run_one)
+    return tmp_path / "whole" / "thinet.json", tmp_path / "unfinished" / "thinet.json"
+
+
+def test_only_whole_runs_reach_the_committed_rows(places):
+    whole, unfinished = places
+    row_files.add(whole, old := dict(name="c", seed=0, scale="lesson", fingerprint="code"))
+    with pytest.raises(RuntimeError, match="broken off"):
+        runner.reproduce("thinet", scale="lesson", seeds=1)
+    assert row_files.read(whole) == [old] and len(row_files.read(unfinished)) == 1
+    assert len(runner.reproduce("thinet", scale="lesson", seeds=1)) == 3  # went on where it was
+    assert [row["name"] for row in row_files.read(whole)] == ["a", "b", "c"]
+    unfinished.unlink()
+    runner.reproduce("thinet", scale="lesson", seeds=1)  # nothing is missing: what is committed is known
+
+
+def test_rows_of_smoke_scale_stay_below_build(places):
+    whole, unfinished = places
+    for _ in range(2):
+        with contextlib.suppress(RuntimeError):
+            runner.reproduce("thinet", scale="smoke", seeds=1)
+    assert len(runner.recorded("thinet", "smoke")) == 2 == len(row_files.read(unfinished)) and not whole.exists()
 
 
 def test_the_overview_holds_every_paper_and_what_its_rows_say():

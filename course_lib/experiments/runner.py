@@ -7,15 +7,15 @@ A paper's experiments are a module of this package with
     paper_table(rows: DataFrame) -> DataFrame       what the paper says and what the rows say
     headline(rows: DataFrame) -> DataFrame          its main result, a line a network, with the columns HEADLINE
 
-A seed is an independently trained network. Rows go to data/results/<paper>.json as they finish. A row that is there is not run
+A seed is an independently trained network. Rows go to build/results/<paper>.json as they finish. A row that is there is not run
 again, so a run that was killed goes on where it was; a worker that dies costs the rows it was at, and these run elsewhere. A row
-of older code or of another budget is run again, by its fingerprint.
+of older code or of another budget is run again, by its fingerprint. When all rows of a run are there, they go to data/results
+together; those of smoke scale stay below build.
 """
 
 import datetime
 import importlib
 import importlib.metadata
-import json
 import math
 import pkgutil
 import platform
@@ -31,9 +31,11 @@ import pandas as pd
 from course_lib import cluster
 from course_lib import scale as scales
 from course_lib.experiments import fingerprints, rows
-from course_lib.files import ROOT, replacing
+from course_lib.experiments.row_files import add, bring, key_of, read
+from course_lib.files import ROOT
 
-RESULTS = ROOT / "data" / "results"
+RESULTS = ROOT / "data" / "results"  # whole runs at lesson and paper scale, committed
+UNFINISHED = ROOT / "build" / "results"  # rows of a run that is not whole yet, and those of smoke scale
 # In the order in which the course tells them; the last two are no papers of their own
 PAPERS = {
     "vector-quantization": "Gong 2014",
@@ -70,7 +72,7 @@ def reproduce(
     scheduler: str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Runs what is missing of a paper's experiments and gives all recorded rows.
+    """Runs what is missing of a paper's experiments and gives all rows; see the module for where they are kept.
 
     Args:
         paper: as `papers` spells it, with dashes or underscores.
@@ -82,35 +84,42 @@ def reproduce(
 
     Raises:
         ValueError: unknown paper, fewer than one seed, a device that is not there, or a damaged results file.
-        RuntimeError: some settings failed; the others are recorded. The message says which and why.
+        RuntimeError: some settings failed; the others are kept for the next call. The message says which and why.
     """
-    name = _known(paper)
-    path = RESULTS / f"{name.replace('-', '_')}.json"
+    name, scale = _known(paper), scale or scales.name()
+    module = f"course_lib.experiments.{name.replace('-', '_')}"
     seeds = SEEDS.get(name, 5) if seeds is None else seeds
+    unfinished, whole = _file(name, "smoke"), _file(name, scale)
+    wanted = [key_of(setting) for setting in _wanted(module, scale, seeds)]
+    bring(whole, unfinished, wanted)
     run_grid(
-        f"course_lib.experiments.{name.replace('-', '_')}", path,
-        command=f"python -m course_lib reproduce {name} --scale {scale or scales.name()} --seeds {seeds}",
-        scale=scale or scales.name(), seeds=seeds, device=device, scheduler=scheduler, progress=progress,
+        module, unfinished, command=f"python -m course_lib reproduce {name} --scale {scale} --seeds {seeds}",
+        scale=scale, seeds=seeds, device=device, scheduler=scheduler, progress=progress,
     )  # fmt: skip
-    return recorded(paper)
+    bring(unfinished, whole, wanted)
+    return recorded(paper, scale)
 
 
-def recorded(paper: str) -> pd.DataFrame:
-    """The recorded rows of a paper, one line per compressed network.
+def recorded(paper: str, scale: str = "lesson") -> pd.DataFrame:
+    """The recorded rows of a paper, one line per compressed network; at smoke scale those below build.
 
     Raises:
         FileNotFoundError: there are none yet; the message names the command that makes them.
     """
     name = _known(paper)
-    found = _read(RESULTS / f"{name.replace('-', '_')}.json")
+    found = read(_file(name, scale))
     if not found:
         raise FileNotFoundError(f"no recorded rows for {name}; `python -m course_lib reproduce {name}` makes them")
     return rows.frame(found)
 
 
+def _file(name: str, scale: str) -> Path:
+    return (UNFINISHED if scale == "smoke" else RESULTS) / f"{name.replace('-', '_')}.json"
+
+
 def paper_table(paper: str, scale: str = "lesson") -> pd.DataFrame:
     """'paper / here' of the recorded rows of a scale; errors as of `recorded`."""
-    found = recorded(paper)
+    found = recorded(paper, scale)
     return _module(_known(paper)).paper_table(found[found.scale == scale])
 
 
@@ -118,7 +127,7 @@ def overview(scale: str = "lesson") -> pd.DataFrame:
     """The main results of all papers that have rows at a scale: the columns 'paper' and HEADLINE."""
     tables = []
     for name, label in PAPERS.items():
-        found = rows.frame(_read(RESULTS / f"{name.replace('-', '_')}.json"))
+        found = rows.frame(read(_file(name, scale)))
         if len(found) and (found.scale == scale).any():
             lines = _module(name).headline(found[found.scale == scale])
             if not lines.empty:
@@ -147,7 +156,7 @@ def command(paper: str, *, scale: str, seeds: int | None, device: str, scheduler
             print(failures)
             failed = 1
             continue
-        print(f"\n{name}, rows of {RESULTS / (name.replace('-', '_') + '.json')}:")
+        print(f"\n{name}, rows of {_file(name, scale)}:")
         print(paper_table(name, scale).to_string(index=False))
     if paper == "all":
         print(f"\nall papers, scale {scale}:\n{overview_table(scale).to_string(index=False)}")
@@ -168,16 +177,11 @@ def run_grid(
     """Runs the rows of `module`'s grid that `path` does not hold yet, and writes each into it as it finishes."""
     from tqdm.auto import tqdm
 
-    if seeds < 1:
-        raise ValueError(f"seeds is {seeds}; allowed are 1 and above")
+    wanted = _wanted(module, scale, seeds)
     if scheduler is None:  # workers of a cluster may have what this machine has not
         cluster.resolve_device(device)
-    done = {_key(row) for row in _read(path)}
-    grid = importlib.import_module(module).grid(scale)
-    marks = {setting["name"]: dict(scale=scale, fingerprint=fingerprints.fingerprint(module, setting, scale)) for setting in grid}
-    networks = {setting["name"]: range(min(seeds, setting.get("seeds", seeds))) for setting in grid}
-    wanted = [setting | marks[setting["name"]] | dict(seed=seed) for setting in grid for seed in networks[setting["name"]]]
-    missing = [setting for setting in wanted if _key(setting) not in done]
+    done = {key_of(row) for row in read(path)}
+    missing = [setting for setting in wanted if key_of(setting) not in done]
     if not missing:
         return
     with (
@@ -194,6 +198,16 @@ def run_grid(
         raise RuntimeError(f"{len(failures)} of {len(wanted)} rows failed, the others are in {path}:\n" + "\n".join(failures))
 
 
+def _wanted(module: str, scale: str, seeds: int) -> list[dict]:
+    """The settings of a run, each with its scale, fingerprint and seed."""
+    if seeds < 1:
+        raise ValueError(f"seeds is {seeds}; allowed are 1 and above")
+    grid = importlib.import_module(module).grid(scale)
+    marks = {setting["name"]: dict(scale=scale, fingerprint=fingerprints.fingerprint(module, setting, scale)) for setting in grid}
+    networks = {setting["name"]: range(min(seeds, setting.get("seeds", seeds))) for setting in grid}
+    return [setting | marks[setting["name"]] | dict(seed=seed) for setting in grid for seed in networks[setting["name"]]]
+
+
 def _collect(futures: dict[Any, dict], path: Path, bar: Any) -> list[str]:
     """Write each row as it finishes, and take its future out of `futures`; return what failed, a line each."""
     from dask.distributed import as_completed
@@ -202,7 +216,7 @@ def _collect(futures: dict[Any, dict], path: Path, bar: Any) -> list[str]:
     for future in as_completed(list(futures)):
         setting = futures.pop(future)
         if future.status == "finished":
-            _add(path, future.result())
+            add(path, future.result())
         else:
             failures.append(f"{setting['name']}, seed {setting['seed']}: {future.exception()!r}")
         future.release()  # otherwise Dask runs a recorded row again when the worker that holds it dies
@@ -244,37 +258,6 @@ def _described(where: str) -> str:
     if where.startswith("cuda"):
         return torch.cuda.get_device_name(where)
     return f"CPU, {torch.get_num_threads()} threads" if torch else "CPU"
-
-
-def _key(row: dict) -> str:
-    """What makes a row the same one: its name, seed, scale, and the code and budget behind it."""
-    return json.dumps([row["name"], row["seed"], row["scale"], row.get("fingerprint")])
-
-
-def _read(path: Path) -> list[dict]:
-    if not path.exists():
-        return []
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        for row in found:
-            _key(row)
-    except (ValueError, KeyError, TypeError) as reason:
-        advice = f"restore it with `git checkout -- {path.name}`, or delete it to run all rows again"
-        raise ValueError(f"results file {path} is damaged ({reason!r}); {advice}") from reason
-    return found
-
-
-def _add(path: Path, row: dict) -> None:
-    """Adds a row to the file, as another process may do at the same time."""
-    from filelock import FileLock
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        others = {_key(old): old for old in _read(path) if _key(old | dict(fingerprint=0)) != _key(row | dict(fingerprint=0))}
-        found = others | {_key(row): row}
-        text = ",\n".join(json.dumps(found[key]) for key in sorted(found))
-        with replacing(path) as scratch:
-            scratch.write_text(f"[\n{text}\n]\n", encoding="utf-8")
 
 
 def _module(name: str) -> ModuleType:
