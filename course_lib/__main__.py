@@ -6,10 +6,11 @@ What a command needs is imported when it is called: `--help` answers at once, an
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from course_lib import scale
+from course_lib import papers, scale
+from course_lib.commands import grammar
+from course_lib.files import ROOT
 
 COMMANDS = (
     *("data", "methods", "prune", "compress", "decompress", "inspect"),
@@ -53,6 +54,8 @@ def baselines(arguments: argparse.Namespace) -> int:
 
 def reproduce(arguments: argparse.Namespace) -> int:
     """Runs a paper's experiments and prints 'paper / here'."""
+    if arguments.paper != "all":
+        _check_names("paper", [arguments.paper.replace("_", "-")])
     from course_lib.experiments.runner import command
 
     return command(
@@ -66,6 +69,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
 def methods(arguments: argparse.Namespace) -> int:
     """Lists the papers' methods; of those named, their settings too."""
+    _check_names("method", arguments.names)
     from course_lib.commands.prune import listing
 
     print(listing(arguments.names))
@@ -74,6 +78,8 @@ def methods(arguments: argparse.Namespace) -> int:
 
 def prune(arguments: argparse.Namespace) -> int:
     """Compresses a network of yours by a paper's method, and prints what it cost before and after."""
+    _check_names("method", [arguments.method])
+    _check_file("checkpoint", arguments.checkpoint)
     from course_lib.commands.prune import command
 
     settings = [f"{name}={value}" for name in ("keep", "sparsity") if (value := getattr(arguments, name)) is not None]
@@ -92,6 +98,7 @@ def prune(arguments: argparse.Namespace) -> int:
 
 def compress(arguments: argparse.Namespace) -> int:
     """Compresses a pruned checkpoint: quantizes what survives, codes it, writes one small file."""
+    _check_file("checkpoint", arguments.checkpoint)
     from course_lib.commands import convert
 
     convert.compress(arguments.checkpoint, arguments.out, arguments.bits, arguments.index_bits, arguments.coder)
@@ -100,6 +107,7 @@ def compress(arguments: argparse.Namespace) -> int:
 
 def decompress(arguments: argparse.Namespace) -> int:
     """Turns a compressed file back into a checkpoint."""
+    _check_file("file", arguments.file)
     from course_lib.commands import convert
 
     convert.decompress(arguments.file, arguments.out)
@@ -108,6 +116,7 @@ def decompress(arguments: argparse.Namespace) -> int:
 
 def inspect(arguments: argparse.Namespace) -> int:
     """Prints what each tensor takes in a compressed file: bits, gaps, entropy."""
+    _check_file("file", arguments.file)
     from course_lib.commands import convert
 
     convert.inspect(arguments.file)
@@ -123,6 +132,7 @@ def results(arguments: argparse.Namespace) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Executes the notebooks headless."""
+    _check_notebook(arguments.only)
     from course_lib.commands.execute import command
 
     if arguments.scale:
@@ -133,6 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def release(arguments: argparse.Namespace) -> int:
     """Writes the student copies of the notebooks: without solutions, hidden tests and outputs."""
+    _check_notebook(arguments.only)
     from course_lib.classroom.release import BUILD, command
 
     return command(arguments.only, arguments.out or BUILD)
@@ -140,6 +151,9 @@ def release(arguments: argparse.Namespace) -> int:
 
 def grade(arguments: argparse.Namespace) -> int:
     """Grades a folder or zip file of submissions, each in a sandbox."""
+    _check_notebook(arguments.only)
+    if not arguments.submissions.exists():
+        raise ValueError(f"submissions are to be in a folder or a zip file; there is no {arguments.submissions}")
     from course_lib.classroom.grade import Settings, command
     from course_lib.classroom.sandbox import Limits
 
@@ -166,7 +180,24 @@ def doctor(arguments: argparse.Namespace) -> int:
     return command()
 
 
-Add = Callable[[Callable[[argparse.Namespace], int]], argparse.ArgumentParser]  # a command's function -> its parser
+# These find a mistake before anything heavy is imported; the commands check again what they are called with
+
+
+def _check_file(what: str, path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"no {what} {path}")
+
+
+def _check_names(what: str, names: list[str]) -> None:
+    for name in names:
+        if name not in papers.names():
+            raise ValueError(f"{what} is {name!r}; allowed are {', '.join(papers.names())}")
+
+
+def _check_notebook(beginning: str | None) -> None:
+    found = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    if not any(name.startswith(beginning or "") for name in found):
+        raise ValueError(f"no notebook's name begins with {beginning or ''!r}; there are {', '.join(found) or 'none'}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -174,103 +205,23 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m course_lib")
     commands = top.add_subparsers(required=True, metavar="{" + ",".join(COMMANDS) + "}")
 
-    def add(command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
+    def add(name: str) -> argparse.ArgumentParser:
+        command = globals()[name]
+        sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
         sub.set_defaults(command=command)
         return sub
 
-    for group in (_networks, _course, _classroom):
+    for group in (grammar.networks, grammar.course, grammar.classroom):
         group(add)
     return top
 
 
-def _networks(add: Add) -> None:
-    """The commands for a network of one's own."""
-    sub = add(methods)
-    sub.add_argument("names", nargs="*", metavar="METHOD", help="such as thinet: its settings, and what they mean")
-
-    sub = add(prune)
-    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a state dict: safetensors, or of torch.save")
-    sub.add_argument("--model", required=True, metavar="NAME", help="torchvision:resnet18, or a network of this course: lenet-5")
-    sub.add_argument("--method", required=True, metavar="METHOD", help="`methods` lists them")
-    sub.add_argument("--keep", metavar="K", help="of each layer's filters: a number, a share, or JSON by layer")
-    sub.add_argument("--sparsity", metavar="S", help="share of single weights to prune, or JSON by layer")
-    sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of the method")
-    sub.add_argument("--data", type=Path, metavar="FOLDER", help="images, in a folder for each class")
-    sub.add_argument("--size", type=int, default=224, metavar="PIXELS", help="of the images; default: %(default)s")
-    sub.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time; default: %(default)s")
-    sub.add_argument("--out", type=Path, required=True, metavar="FILE")
-
-    sub = add(compress)
-    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a safetensors file; its zeros are the pruned weights")
-    sub.add_argument("--out", type=Path, required=True, metavar="FILE")
-    sub.add_argument("--bits", default="conv=8,dense=5", help="of a code, one number or by kind or layer; default: %(default)s")
-    sub.add_argument("--index-bits", default="conv=8,dense=5", help="of a gap, likewise; default: %(default)s")
-    sub.add_argument("--coder", default="huffman", choices=("fixed", "huffman", "ans"))
-
-    sub = add(decompress)
-    sub.add_argument("file", type=Path, metavar="FILE")
-    sub.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT")
-
-    sub = add(inspect)
-    sub.add_argument("file", type=Path, metavar="FILE")
-
-
-def _course(add: Add) -> None:
-    """The commands for the course itself."""
-    sub = add(data)
-    sub.add_argument("names", nargs="*", metavar="NAME", help="mnist, cifar10; default: both")
-    sub.add_argument("--root", help="the data root; default: COURSE_DATA, else data/")
-
-    sub = add(baselines)
-    sub.add_argument("networks", nargs="*", metavar="NETWORK", help="default: all that come with the course")
-    sub.add_argument("--dataset", help="only those for this data set")
-    sub.add_argument("--seed", type=int, default=0, help="which of the networks of a kind; default: %(default)s")
-    _add_device(sub)
-
-    sub = add(reproduce)
-    sub.add_argument("paper", metavar="PAPER", help="such as weight-pruning; or all")
-    sub.add_argument("--seeds", type=int, help="trained networks per setting; default: 5 on MNIST, 3 on CIFAR-10")
-    sub.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster; default: a local one sized to this machine")
-    _add_device(sub)
-    _add_scale(sub)
-
-    add(results)
-
-    sub = add(run)
-    sub.add_argument("--only", metavar="02", help="the notebook whose name begins so")
-    sub.add_argument("--in-place", action="store_true", help="also replace the committed copies")
-    _add_scale(sub)
-
-    add(doctor)
-
-
-def _classroom(add: Add) -> None:
-    """The commands for a class."""
-    sub = add(release)
-    sub.add_argument("--only", metavar="02", help="the notebook whose name begins so")
-    sub.add_argument("--out", type=Path, metavar="DIR", help="default: build/")
-
-    sub = add(grade)
-    sub.add_argument("--submissions", type=Path, required=True, metavar="DIR", help="a folder, or a zip file")
-    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="marks, pages, gradebook; a later call goes on there")
-    sub.add_argument("--only", metavar="02", help="the notebook whose name begins so")
-    sub.add_argument("--workers", type=int, metavar="N", help="submissions at a time; default: one a core")
-    sub.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, instead of this machine's processes")
-    sub.add_argument("--no-sandbox", action="store_true", help="run student code with all your rights")
-    sub.add_argument("--all-cells", action="store_true", help="run the lesson too, not only what the answers need")
-    sub.add_argument("--cell-seconds", type=float, default=60, metavar="S", help="for a cell; default: %(default)s")
-    sub.add_argument("--seconds", type=float, default=600, metavar="S", help="for a submission; default: %(default)s")
-    sub.add_argument("--memory", type=int, default=3072, metavar="MiB", help="for a submission; default: %(default)s")
-    sub.add_argument("--scale", choices=scale.SCALES, default="smoke", help="default: %(default)s")
-
-
-def _add_device(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-
-
-def _add_scale(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--scale", choices=scale.SCALES, help="default: COURSE_SCALE, else lesson")
+def _said(mistake: Exception) -> str:
+    """A mistake in a line, without the number that the system gives it."""
+    text = str(mistake)
+    if isinstance(mistake, OSError) and mistake.strerror:
+        text = f"{mistake.filename}: {mistake.strerror}" if mistake.filename is not None else mistake.strerror
+    return " ".join(text.split())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -279,7 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return parsed.command(parsed)
     except MISTAKES as mistake:
-        print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
+        print(f"error: {_said(mistake)}", file=sys.stderr)
         if isinstance(mistake, ModuleNotFoundError):
             print("`make lab`, or `pip install -e .[test]`, installs what the course needs", file=sys.stderr)
         return 2

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up. A package stands for all its modules.
 STOREYS = [
     ["course_lib"],
-    ["scale", "files", "modes", "masks", "freezing", "streams", "evidence"],
+    ["scale", "files", "tables", "modes", "masks", "freezing", "streams", "evidence"],
     ["data", "kmeans", "least_squares", "cluster"],
     ["activations"],
     ["surgery"],

@@ -189,6 +189,57 @@ def test_a_mistake_is_told_in_one_line(arguments, message, capsys):
     assert error.count("\n") == 1
 
 
+QUICK = {
+    "--help": 0,
+    "frobnicate": 2,
+    "methods thinnet": 2,
+    "reproduce weight-watching": 2,
+    "run --only 99": 2,
+    "inspect no-such-file": 2,
+    "compress no-such-file --out x": 2,
+    "prune no-such-file --model lenet-5 --method thinnet --out x": 2,
+    "grade --submissions no-such-folder --out x": 2,
+}
+HEAVY = ("torch", "pandas", "nbformat", "nbclient", "nbgrader", "dask", "matplotlib", "IPython")
+
+
+@pytest.mark.parametrize("arguments", QUICK)
+def test_help_and_mistakes_import_nothing_heavy(arguments):
+    """An import of torch takes seconds. What is imported is looked at, not the clock."""
+    command = [sys.executable, "-X", "importtime", "-m", "course_lib", *arguments.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert done.returncode == QUICK[arguments]
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "argparse" in imported and imported.isdisjoint(HEAVY)
+    said = "".join(line for line in done.stderr.splitlines() if not line.startswith("import time:"))
+    assert "Errno" not in said and ("error: " in said) == (done.returncode == 2)
+
+
+def test_the_system_s_reasons_come_without_their_numbers(monkeypatch, capsys):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "/a file")
+
+    monkeypatch.setattr("course_lib.data.download.command", refuse)
+    assert command_line.main(["data", "mnist"]) == 2
+    assert capsys.readouterr().err == "error: /a file: Permission denied\n"
+
+
+def test_the_papers_are_known_by_name_without_their_modules():
+    from course_lib import methods, papers
+    from course_lib.experiments import runner
+
+    assert papers.names() == sorted(methods.METHODS) == sorted(runner.PAPERS)
+
+
+@pytest.mark.parametrize("command", ["run", "release"])
+def test_a_notebook_s_number_needs_no_zero(monkeypatch, command):
+    asked = []
+    monkeypatch.setattr("course_lib.commands.execute.command", lambda only, **_: asked.append(only) or 0)
+    monkeypatch.setattr("course_lib.classroom.release.command", lambda only, out: asked.append(only) or 0)
+    assert command_line.main([command, "--only", "1"]) == 0
+    assert asked == ["01"]
+
+
 def test_scale_on_the_command_line_wins_over_the_environment(monkeypatch):
     monkeypatch.setenv("COURSE_SCALE", "nonsense")
     assert command_line.main(["run", "--only", "99"]) == 2

@@ -12,6 +12,7 @@ from course_lib import storage
 from course_lib.files import replacing
 from course_lib.papers import deep_compression
 from course_lib.storage import networks
+from course_lib.tables import as_text
 
 LAYERS = {2: nn.Linear, 3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}  # by dimensions of the weight
 
@@ -61,7 +62,7 @@ def inspect(file: Path) -> None:
     """Print a line per tensor: what it takes in the file, in bits, and the entropy that bounds it."""
     table = storage.inspect(file)
     print(f"{file.name}: {file.stat().st_size:,} bytes, of them header {table.attrs['header bytes']:,}")
-    print(table.to_string(float_format="{:.2f}".format))
+    print(as_text(table, index=True))
 
 
 def skeleton(tensors: dict[str, Tensor]) -> nn.Module:

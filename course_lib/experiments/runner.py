@@ -33,6 +33,7 @@ from course_lib import scale as scales
 from course_lib.experiments import fingerprints, rows
 from course_lib.experiments.row_files import add, bring, key_of, read
 from course_lib.files import ROOT
+from course_lib.tables import as_text
 
 RESULTS = ROOT / "data" / "results"  # whole runs at lesson and paper scale, committed
 UNFINISHED = ROOT / "build" / "results"  # rows of a run that is not whole yet, and those of smoke scale
@@ -157,9 +158,9 @@ def command(paper: str, *, scale: str, seeds: int | None, device: str, scheduler
             failed = 1
             continue
         print(f"\n{name}, rows of {_file(name, scale)}:")
-        print(paper_table(name, scale).to_string(index=False))
+        print(as_text(paper_table(name, scale)))
     if paper == "all":
-        print(f"\nall papers, scale {scale}:\n{overview_table(scale).to_string(index=False)}")
+        print(f"\nall papers, scale {scale}:\n{as_text(overview_table(scale))}")
     return failed
 
 

@@ -21,6 +21,7 @@ from course_lib import data, models, scale
 from course_lib.data import Splits
 from course_lib.evidence import DOES_NOT, HOLDS, NOT_TESTED, Verdict
 from course_lib.notebook import plots
+from course_lib.tables import as_text
 
 INTERRUPTED = (
     "You interrupted this cell before it was done. Nothing half-done was kept: "
@@ -162,8 +163,7 @@ def full(table: pd.DataFrame) -> _Rich:
     """A data frame shown whole, text wrapped and aligned left, without the index."""
     rows = table.to_html(index=False, escape=True, border=0).replace("<td>", '<td style="text-align:left">')
     rows = rows.replace("<th>", '<th style="text-align:left">')
-    with pd.option_context("display.max_colwidth", 60):
-        return _Rich(rows, table.to_string(index=False, justify="left"))
+    return _Rich(rows, as_text(table))
 
 
 def figure(fig: plt.Figure, alt: str) -> None:
