@@ -1,4 +1,4 @@
-# Two commands: `make lab` opens JupyterLab on the notebooks, `make test` runs every test. Each does the set-up it needs,
+# Two commands: `make lab` opens JupyterLab on the course, `make test` runs every test. Each does the set-up it needs,
 # once; `make help` lists the others. For GNU make 3.81 and later.
 
 # The interpreter that builds .venv: Python 3.11, 3.12 or 3.13 with its venv module
@@ -25,9 +25,9 @@ ONE = $(if $(N),--only $(N))
 
 .PHONY: lab test test-slow test-network run notebooks results release grade bench lint format lock clean help
 
-lab: .venv/.installed  ## open JupyterLab on the notebooks; without a display, print its address
-	$(VENV_PYTHON) -m jupyterlab notebooks \
-	    --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.extension_manager=readonly \
+lab: .venv/.installed  ## open JupyterLab on your own copies of the notebooks; without a display, print its address
+	$(COURSE) work
+	$(VENV_PYTHON) -m jupyterlab --config=course_lib/lab/jupyter_lab_config.py \
 	    $(if $(filter 0,$(shell id -u)),--allow-root) \
 	    $(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname)),,--no-browser) $(FLAGS)
 
@@ -70,7 +70,7 @@ lock: .venv/.uv  ## renew requirements.lock: exact versions and hashes, for ever
 	$(PIP) compile pyproject.toml --extra test --universal --python-version 3.11 --upgrade --generate-hashes \
 	    --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements.lock
 
-clean:  ## remove the environment and everything that was built; data stays
+clean:  ## remove the environment and everything that was built; data and your own copies stay
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .benchmarks .hypothesis
 
 help:  ## list the commands

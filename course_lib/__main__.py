@@ -14,7 +14,7 @@ from course_lib.files import ROOT
 
 COMMANDS = (
     *("data", "methods", "prune", "compress", "decompress", "inspect"),
-    *("baselines", "reproduce", "results", "run", "release", "grade", "doctor"),
+    *("baselines", "reproduce", "results", "work", "check", "run", "release", "grade", "doctor"),
 )
 MISTAKES = (ValueError, OSError, RuntimeError, ModuleNotFoundError)  # told in a line; anything else is a bug and shows where
 
@@ -128,6 +128,22 @@ def results(arguments: argparse.Namespace) -> int:
     from course_lib.commands.front_page import command
 
     return command()
+
+
+def work(arguments: argparse.Namespace) -> int:
+    """Keeps your own copies of the notebooks, in work/, up to date."""
+    _check_notebook(arguments.only)
+    from course_lib.commands.reader import work as command
+
+    return command(arguments.only)
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Checks your answers in your own copy of a notebook."""
+    _check_notebook(arguments.only)
+    from course_lib.commands.reader import check as command
+
+    return command(arguments.only, arguments.seconds)
 
 
 def run(arguments: argparse.Namespace) -> int:

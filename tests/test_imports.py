@@ -20,8 +20,10 @@ STOREYS = [
     ["papers", "machine"],
     ["methods"],
     ["experiments"],
-    ["notebook"],
-    ["lessons", "classroom", "commands"],  # leaves: only the command line calls some
+    ["classroom"],
+    ["desk"],
+    ["notebook", "lab"],
+    ["lessons", "commands"],  # leaves: only the command line calls some
     ["__main__"],
 ]
 APART = {"papers", "lessons"}  # packages whose modules do not import one another; those of the others may

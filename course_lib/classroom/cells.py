@@ -18,6 +18,8 @@ from nbformat import NotebookNode
 
 LINES = 10_000  # of code in a submission; ten times as many as the longest notebook of the course has
 HIDDEN = re.compile(r"^[^\n]*BEGIN HIDDEN TESTS.*?END HIDDEN TESTS[^\n]*\n?", re.DOTALL | re.MULTILINE)
+NUMBER = re.compile(r"[a-z]+-(\d+)(?:-.*)?")
+RUN = 'from course_lib.notebook import check\n\ncheck("exercise-{number}")\n'
 MAGIC = re.compile(r"\s*[%!?,;/]|.*(=\s*[%!]|\?\s*$)")  # a line that may be IPython's own
 MAGICS = 100_000  # at most, lines of magics times lines of their cell: IPython reads the cell anew for each of them
 
@@ -58,12 +60,43 @@ def released(cell: NotebookNode) -> str:
     return HIDDEN.sub("", cell.source)
 
 
+def exercise(cell: NotebookNode) -> int | None:
+    """The number of the exercise that a question, answer or test belongs to, as its grade_id tells; None for any other cell."""
+    found = NUMBER.fullmatch(grade_id(cell) or "")
+    return int(found[1]) if found else None
+
+
+def sealed(master: NotebookNode) -> dict[str, str]:
+    """By grade_id, what stands for each test with a hidden part in a copy that checks itself: a line that says what it decides.
+
+    The last of an exercise runs them all. A test without any text is hidden too: it is kept elsewhere.
+    """
+    tests = [cell for cell in master.cells if is_test(cell)]
+    hidden = [cell for cell in tests if HIDDEN.search(cell.source) or not cell.source.strip()]
+    last = {exercise(cell): cell for cell in hidden}
+    found = {}
+    for cell in hidden:
+        number = exercise(cell)
+        points = sum(other.metadata.nbgrader.points for other in tests if exercise(other) == number)
+        label = f"# A hidden test decides {cell.metadata.nbgrader.points:g} of the {points:g} points of exercise {number}"
+        runs = f"{label}; this runs it, and the other tests\n{RUN.format(number=number)}"
+        text = runs if cell is last[number] else f"{label}; `check` runs it below\n"
+        found[grade_id(cell)] = (HIDDEN.sub(lambda _, text=text: text, cell.source) if cell.source.strip() else text).rstrip("\n")
+    return found
+
+
 def likeness(master: NotebookNode, submission: NotebookNode) -> float:
     """The share of the master's questions and tests that stand in a submission as they were released, in [0, 1]."""
     fixed = [cell for cell in master.cells if grade_id(cell) and not is_answer(cell) and released(cell).strip()]
-    sources = {cell.source.strip() for cell in submission.cells}
-    found = sum(released(cell).strip() in sources or cell.source.strip() in sources for cell in fixed)
+    sources, seals = {cell.source.strip() for cell in submission.cells}, sealed(master)
+    found = sum(not sources.isdisjoint(_as_handed_out(cell, seals)) for cell in fixed)
     return found / max(1, len(fixed))
+
+
+def _as_handed_out(original: NotebookNode, seals: dict[str, str]) -> set[str]:
+    """The sources with which a test or question may come back unchanged."""
+    sources = {original.source, released(original), seals.get(grade_id(original), original.source)}
+    return {source.strip() for source in sources}
 
 
 def merge(master: NotebookNode, submission: NotebookNode) -> tuple[NotebookNode, list[str]]:
@@ -79,7 +112,7 @@ def merge(master: NotebookNode, submission: NotebookNode) -> tuple[NotebookNode,
     """
     _check_size(submission)
     known = {grade_id(cell): cell for cell in master.cells if grade_id(cell)}
-    merged, changes, seen = [], [], set()
+    merged, changes, seen, seals = [], [], set(), sealed(master)
     for cell in submission.cells:
         name = grade_id(cell)
         cell = _bare(cell)
@@ -87,7 +120,7 @@ def merge(master: NotebookNode, submission: NotebookNode) -> tuple[NotebookNode,
             changes.append(f"{name} is there twice; the first counts")
         elif name in known:
             seen.add(name)
-            cell, change = _restored(known[name], cell)
+            cell, change = _restored(known[name], cell, seals)
             changes += [f"{name} was changed"] if change else []
         merged.append(cell)
     for before, name in zip([None, *known], known, strict=False):
@@ -123,13 +156,13 @@ def _bare(cell: NotebookNode, keep: bool = False) -> NotebookNode:
     return make(source, metadata=metadata)
 
 
-def _restored(original: NotebookNode, cell: NotebookNode) -> tuple[NotebookNode, bool]:
+def _restored(original: NotebookNode, cell: NotebookNode, seals: dict[str, str]) -> tuple[NotebookNode, bool]:
     """The cell that counts, and whether the submission's had been changed where it must not."""
     restored = _bare(original, keep=True)
     if is_answer(original):
         restored.source = cell.source
         return restored, False
-    changed = cell.source.strip() not in (released(original).strip(), original.source.strip())
+    changed = cell.source.strip() not in _as_handed_out(original, seals)
     return restored, changed or cell.cell_type != original.cell_type
 
 

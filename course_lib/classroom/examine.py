@@ -11,7 +11,6 @@ import json
 import re
 import socket
 import time
-from dataclasses import dataclass, field
 
 import nbformat
 from nbclient.exceptions import DeadKernelError
@@ -19,6 +18,7 @@ from nbformat import NotebookNode
 
 from course_lib.classroom import canaries, cells, kernels, sandbox
 from course_lib.classroom.kernels import PATIENCE, Kernel, Ran
+from course_lib.classroom.outcome import Outcome, Watch
 from course_lib.classroom.sandbox import Limits
 
 SERVE = "import course_lib.classroom.answers as _serving\n_serving.serve({descriptor}, globals())"
@@ -35,42 +35,14 @@ NOT_RUN = dict(ename="NotRun", evalue="this test was not run", traceback=["NotRu
 NO_PROOF = dict(ename="NotPassed", evalue="this test did not run to its end", traceback=["NotPassed: it did not run to its end"])
 
 
-@dataclass
-class Outcome:
-    """What came of a submission.
-
-    `status` is 'graded', 'timed out' (graded, if `scored`), 'crashed' or 'flagged'. `reasons` are sentences for the
-    instructor. Unless `scored`, the outputs are no ground for marks.
-    """
-
-    notebook: NotebookNode
-    status: str = "graded"
-    reasons: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    unmarked: list[str] = field(default_factory=list)  # grade ids of tests that were not run
-    checked: bool = False  # whether both kernels were found intact after the tests
-    closed: bool = False
-
-    @property
-    def scored(self) -> bool:
-        """Whether the marks count."""
-        return self.status in ("graded", "timed out") and not self.unmarked and self.checked
-
-    def flag(self, status: str, reason: str) -> None:
-        """Notes a reason; of several statuses the worst stays."""
-        if not self.closed:
-            order = ("graded", "timed out", "crashed", "flagged")
-            self.status = max(self.status, status, key=order.index)
-            self.reasons.append(reason)
-
-    def close(self, status: str, reason: str) -> None:
-        """Notes the reason of the end; what is noticed while things are taken down counts no more."""
-        self.flag(status, reason)
-        self.closed = True
-
-
 def examine(
-    master: NotebookNode, merged: NotebookNode, *, limits: Limits, sandboxed: bool = True, everything: bool = False
+    master: NotebookNode,
+    merged: NotebookNode,
+    *,
+    limits: Limits,
+    sandboxed: bool = True,
+    everything: bool = False,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Runs a submission and fills in its outputs; whatever it does, an outcome comes back.
 
@@ -80,13 +52,14 @@ def examine(
         limits: what it may use.
         sandboxed: use bubblewrap.
         everything: run the lesson's cells too, also those that no answer needs.
+        watch: what to do after each test.
 
     Raises:
         RuntimeError: the sandbox cannot be made here, or the instructor's own set-up fails.
     """
     if sandboxed:
         sandbox.check()
-    started, outcome = time.perf_counter(), Outcome(merged)
+    started, outcome = time.perf_counter(), Outcome(merged, watch=watch)
     for cell in filter(cells.is_test, merged.cells):  # failed until there is proof of the contrary
         outcome.unmarked.append(cells.grade_id(cell))
         cell.outputs = [nbformat.v4.new_output("error", **NOT_RUN)]
@@ -199,6 +172,11 @@ class _Session:
         async with _Serving(self, f"in {_name(cell)} an answer"):
             bound = await self.judge.run(f"_answers.bind(globals(), {self.answers!r})")
             ran = await self.judge.run(cell.source, self.limits.cell_seconds + 10) if bound.ok else bound
+            if bound.ok and not ran.ok and self.outcome.watch:
+                await self.judge.run(f"_answers.bind(globals(), {self.answers!r})")  # a test may have rebound them; a new limit
+                self.outcome.watch.told[cells.grade_id(cell)] = await self._ask(self.outcome.watch.explain(cell))
+        if self.outcome.watch:
+            self.outcome.watch.tested()
         cell.outputs, cell.execution_count = _proven(ran), ran.cell.execution_count
         self.outcome.unmarked.remove(cells.grade_id(cell))
 

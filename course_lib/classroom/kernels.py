@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import shutil
 import socket
@@ -165,7 +166,8 @@ class Kernel:
         if self.fault:
             raise DeadKernelError(self.fault)
         client, cell = self.client, nbformat.v4.new_code_cell(source)
-        client.timeout, client.kept, client.reply = seconds or self.limits.cell_seconds, 0, None
+        client.timeout = math.ceil(seconds or self.limits.cell_seconds)  # nbclient wants whole seconds
+        client.kept, client.reply = 0, None
         client.late = client.interrupted = False
         client.nb.cells[:] = [cell]
         client.reset_execution_trackers()

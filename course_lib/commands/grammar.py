@@ -71,6 +71,13 @@ def course(add: Add) -> None:
 
     add("results")
 
+    sub = add("work")
+    sub.add_argument("only", nargs="?", type=beginning, metavar="N", help="a notebook's number; default: all")
+
+    sub = add("check")
+    sub.add_argument("only", type=beginning, metavar="N", help="a notebook's number")
+    sub.add_argument("--seconds", type=float, default=60, metavar="S", help="for all tests; default: %(default)s")
+
     sub = add("run")
     _add_only(sub)
     sub.add_argument("--in-place", action="store_true", help="also replace the committed copies")

@@ -1,4 +1,4 @@
-"""What the cells of a notebook share: start(), show(), the banner for stand-in data, the table of claims."""
+"""What the cells of a notebook share: start(), show(), check(), the banner for stand-in data, the table of claims."""
 
 import ast
 import html
@@ -21,7 +21,11 @@ from course_lib import data, models, scale
 from course_lib.data import Splits
 from course_lib.evidence import DOES_NOT, HOLDS, NOT_TESTED, Verdict
 from course_lib.notebook import plots
+from course_lib.notebook.checks import check
+from course_lib.notebook.rich import Rich
 from course_lib.tables import as_text
+
+__all__ = ["Claim", "Environment", "check", "claims", "figure", "full", "plots", "show", "start"]
 
 INTERRUPTED = (
     "You interrupted this cell before it was done. Nothing half-done was kept: "
@@ -47,14 +51,14 @@ def start(dataset: str = "mnist", seed: int = 0) -> Environment:
     """Seeds, chooses the device, loads the data and prints one line that says what the notebook runs on.
 
     Waits at most a minute for a download, then goes on with the stand-in and says so in a banner. From here on a cell that is
-    interrupted ends in a sentence instead of a traceback.
+    interrupted, or uses an answer that is still empty, ends in a sentence instead of a traceback.
 
     Args:
         dataset: 'mnist' or 'cifar10'.
         seed: of torch's global random state.
     """
     if shell := get_ipython():
-        shell.set_custom_exc((KeyboardInterrupt,), _interrupted)
+        shell.set_custom_exc((KeyboardInterrupt, NotImplementedError), _told)
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plots.use_style()
@@ -72,31 +76,25 @@ def start(dataset: str = "mnist", seed: int = 0) -> Environment:
     return Environment(splits, device, scale.name(), seed)
 
 
-def _interrupted(_shell, _kind, _error, _traceback, tb_offset=None) -> None:
-    """Prints what IPython shows of a KeyboardInterrupt; the cell has failed all the same, so 'Run All' stops there."""
-    print(INTERRUPTED)
+def _told(shell, kind, error, traceback, tb_offset=None) -> None:
+    """Prints a sentence for an interrupt and for an empty answer; the cell has failed all the same, so 'Run All' stops there."""
+    if kind is KeyboardInterrupt:
+        print(INTERRUPTED)
+    elif str(error).startswith("Exercise "):  # as the copies have it
+        print(f"{error}.")
+    else:
+        custom, shell.custom_exceptions = shell.custom_exceptions, ()
+        shell.showtraceback((kind, error, traceback), tb_offset=tb_offset)
+        shell.custom_exceptions = custom
 
 
-class _Rich(NamedTuple):
-    """One thing to display, as HTML where that can be shown, else as text."""
-
-    html: str
-    text: str
-
-    def _repr_html_(self) -> str:
-        return self.html
-
-    def __repr__(self) -> str:
-        return self.text
-
-
-def _banner(splits: Splits) -> _Rich:
+def _banner(splits: Splits) -> Rich:
     text = f"STAND-IN DATA: {splits.name} instead of {splits.requested} ({splits.why}). "
     text += f"What is measured below is no figure for {splits.requested}."
     if scale.name() != "smoke":
         text += f" `python -m course_lib data {splits.requested}` fetches the real data."
     style = "border:3px solid #D55E00;padding:.6em 1em;font-size:115%;font-weight:bold"
-    return _Rich(f'<div style="{style}">{html.escape(text)}</div>', f"*** {text} ***")
+    return Rich(f'<div style="{style}">{html.escape(text)}</div>', f"*** {text} ***")
 
 
 def show(*functions: Callable) -> None:
@@ -150,7 +148,7 @@ class Claim(NamedTuple):
 SMOKE = "stand-in data decide nothing"
 
 
-def claims(*rows: Claim) -> _Rich:
+def claims(*rows: Claim) -> Rich:
     """Return the table of claims: effect, its 95 % interval, the number of trained networks, the epochs of each arm, verdict.
 
     At smoke scale each verdict says that stand-in data decide nothing. Columns that are empty in every row are left out.
@@ -159,11 +157,11 @@ def claims(*rows: Claim) -> _Rich:
     return full(table[[column for column in table if (table[column] != "").any()]])
 
 
-def full(table: pd.DataFrame) -> _Rich:
+def full(table: pd.DataFrame) -> Rich:
     """A data frame shown whole, text wrapped and aligned left, without the index."""
     rows = table.to_html(index=False, escape=True, border=0).replace("<td>", '<td style="text-align:left">')
     rows = rows.replace("<th>", '<th style="text-align:left">')
-    return _Rich(rows, as_text(table))
+    return Rich(rows, as_text(table))
 
 
 def figure(fig: plt.Figure, alt: str) -> None:

@@ -1,0 +1,1 @@
+"""What `make lab` starts JupyterLab with: its first page, its settings, and originals that stay as they are."""

@@ -1,0 +1,1 @@
+"""Tests of a reader's place to work."""
