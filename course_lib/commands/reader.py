@@ -1,13 +1,17 @@
 """`python -m course_lib work` and `check`: a reader's own copies, kept up to date, and their answers, checked."""
 
+import os
 import sys
 
 # nbformat imports jsonschema, which would build a grammar of web addresses that no notebook needs, for half a second
 sys.modules.setdefault("rfc3987_syntax", None)
 
+from course_lib import scale  # noqa: E402
 from course_lib.desk import copies, start_page  # noqa: E402
 from course_lib.desk.checking import Report  # noqa: E402
 from course_lib.desk.copies import HERE, Desk  # noqa: E402
+
+SCALE = "smoke"  # at which submissions are graded, too
 
 
 def work(only: str | None = None, desk: Desk = HERE) -> int:
@@ -31,6 +35,7 @@ def check(only: str, seconds: float, desk: Desk = HERE) -> int:
     from course_lib.classroom import cells
     from course_lib.desk import filed
 
+    os.environ.setdefault("COURSE_SCALE", SCALE)  # for the kernels
     unit = desk.units(only)[0]
     if not desk.copy(unit).exists():
         raise ValueError(f"there is no {copies.shown(desk.copy(unit))} yet; `python -m course_lib work` makes it")
@@ -43,7 +48,7 @@ def check(only: str, seconds: float, desk: Desk = HERE) -> int:
         print("\n".join(report.lines()))
         if report.tried:
             copies.keep_points(unit, report.exercise.number, report.won, report.exercise.possible, desk)
-    print(f"\n{_total(reports)}")
+    print(f"\n{_total(reports)}, at {scale.name()} scale")
     start_page.write(desk)
     return 0
 

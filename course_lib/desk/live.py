@@ -64,9 +64,9 @@ def _tried(test: NotebookNode, names: dict[str, Any], answers: set[str]) -> Trie
     """Run a test as it stands, and where it fails once more to tell why."""
     try:
         exec(compile(test.source, "<test>", "exec"), dict(names))
-    except NotImplementedError:
-        raise
-    except Exception:
+    except (Exception, SystemExit) as error:
+        if cases.is_stub(error):
+            raise
         return Tried(test, passed=False, case=cases.smallest(test.source, names, answers))
     return Tried(test, passed=True)
 

@@ -75,6 +75,20 @@ def test_an_empty_answer_is_for_the_caller():
         case("assert f(1) == 2", f=empty)
 
 
+def test_half_an_answer_is_no_empty_one():
+    def half(x):
+        if x > 1:
+            raise NotImplementedError("above 1")
+        return 2 * x
+
+    found = case("assert f(1) == 2\nassert f(2) == 4", f=half)
+    assert found.call == "f(2)" and found.came.startswith("NotImplementedError: above 1")
+
+
+def test_an_answer_that_ends_the_program_has_failed():
+    assert case("assert f(1) == 2", f=lambda x: exit(x)).came.startswith("SystemExit: 1")
+
+
 def test_a_test_that_passes_now_has_no_case():
     assert case("assert f(1) == 3", f=double) is None
 

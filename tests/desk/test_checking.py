@@ -125,7 +125,7 @@ def test_the_command_prints_and_notes_the_points(tmp_path, capsys):
         reader.check("01", 60, desk)
     list(copies.update(desk))
     assert reader.check("01", 60, desk) == 0
-    assert "0 of 10 points by tests" in capsys.readouterr().out and copies.points(desk) == {}
+    assert "0 of 10 points by tests, at smoke scale" in capsys.readouterr().out and copies.points(desk) == {}
     write(submission(), desk.copy(UNIT))
     assert reader.check("01", 200, desk) == 0
     assert "10 of 10 points by tests" in capsys.readouterr().out

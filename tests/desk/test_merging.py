@@ -114,7 +114,9 @@ def test_outputs_of_code_that_the_course_changed_go_and_others_stay():
 def test_a_program_that_gives_all_cells_new_ids_changes_nothing():
     base, theirs = notebook("a", "b", "c"), notebook("a", "b2", "c")
     mine = notebook("a", "b", "mine", "c", prefix="other")
-    assert sources(merge(base, theirs, mine).notebook) == ["a", "b2", "mine", "c"]
+    merged = merge(base, theirs, mine).notebook
+    assert sources(merged) == ["a", "b2", "mine", "c"]
+    assert [cell.id for cell in merged.cells if cell.source != "mine"] == ["c-0", "c-1", "c-2"]  # the next update knows them
 
 
 def test_a_graded_cell_is_known_by_its_name():
