@@ -16,7 +16,7 @@ def test_readme_results_and_pictures_are_in_step():
 
 def test_a_block_is_filled_and_the_rest_left(monkeypatch, tmp_path):
     rows = pd.DataFrame([dict(scale="lesson", error=1.5), dict(scale="smoke", error=9.0)])
-    monkeypatch.setattr(runner, "recorded", lambda paper: rows)
+    monkeypatch.setattr(runner, "recorded", lambda paper, scale: rows)
     monkeypatch.setattr("course_lib.experiments.weight_pruning.paper_table", lambda rows: rows[["error"]])
     text = "before\n<!-- results: weight-pruning -->\nold\n<!-- /results -->\nafter\n"
     (tmp_path / "README.md").write_text(text)

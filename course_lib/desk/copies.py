@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from course_lib.classroom import cells
 from course_lib.desk import handout, merging
 from course_lib.files import ROOT, replacing
 
@@ -135,13 +136,12 @@ def _told(desk: Desk, unit: str, merged: merging.Merged) -> Iterator[str]:
         for names, what in ((merged.updated, "updated"), (merged.added, "added"), (merged.removed, "removed"))
         if names
     ]
-    if counts:
-        yield f"{shown(desk.copy(unit))}: {', '.join(counts)}; what you wrote is as you left it"
+    if counts or merged.conflicts or merged.given_up:
+        yield f"{shown(desk.copy(unit))}: {', '.join(counts) or 'nothing to update'}; what you wrote is as you left it"
     for name in merged.conflicts:
-        yield (
-            f"{shown(desk.copy(unit))}: you and the course both changed “{name}”; yours stays, the course's is in "
-            f"{shown(desk.original(unit))}"
-        )
+        yield f"  you and the course both changed “{name}”; yours stays, the course's is in {shown(desk.original(unit))}"
+    for name in merged.given_up:
+        yield f"  the course no longer has “{name}”, which you changed; yours stays"
 
 
 def _aside(path: Path) -> Path:
@@ -168,11 +168,9 @@ def _write_text(text: str, path: Path) -> None:
 
 
 def _digest(original: Path) -> str:
-    """Changes when the original does, or the way in which copies are made."""
-    return hashlib.sha256(original.read_bytes() + Path(handout.__file__).read_bytes() + SEALING.read_bytes()).hexdigest()
-
-
-SEALING = Path(handout.cells.__file__)
+    """Changes when the original does, or the code that makes copies."""
+    parts = (original, Path(handout.__file__), Path(cells.__file__))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in parts)).hexdigest()
 
 
 def shown(path: Path) -> str:

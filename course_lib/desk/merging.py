@@ -23,7 +23,7 @@ from course_lib.classroom import cells
 class Merged:
     """The notebook that is to replace the reader's, and what was done.
 
-    `conflicts` are names of cells that both changed.
+    `conflicts` are names of cells that both changed, `given_up` of those that the reader changed and the course no longer has.
     """
 
     notebook: NotebookNode
@@ -31,6 +31,7 @@ class Merged:
     added: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
+    given_up: list[str] = field(default_factory=list)
 
 
 def merge(base: NotebookNode, theirs: NotebookNode, mine: NotebookNode) -> Merged:
@@ -49,7 +50,7 @@ def merge(base: NotebookNode, theirs: NotebookNode, mine: NotebookNode) -> Merge
             merged.removed.append(_name(cell))
             continue
         if gone:
-            merged.conflicts.append(_name(cell))
+            merged.given_up.append(_name(cell))
         before = None if old is None else base.cells[old]
         kept.append((cell if new is None else _brought(before, theirs.cells[new], cell, merged), new))
     old_of = {new: old for old, new in new_of.items()}

@@ -113,6 +113,7 @@ def test_an_update_tells_what_it_did(desk):
     lines = list(copies.update(desk))
     assert lines[0].endswith(f"{UNIT}.ipynb: 1 cell updated; what you wrote is as you left it")
     assert "you and the course both changed “task-1”; yours stays" in lines[1] and len(lines) == 2
+    assert max(map(len, (line.replace(str(desk.notebooks.parent), "") for line in lines))) <= 100
     made = nbformat.read(desk.copy(UNIT), 4)
     assert made.cells[0].source == "# Mini, second edition"
     assert by_id(made)["answer-1"].source == "mine" and by_id(made)["task-1"].source == "my notes"
