@@ -12,10 +12,6 @@ from course_lib import papers, scale
 from course_lib.commands import grammar
 from course_lib.files import ROOT
 
-COMMANDS = (
-    *("data", "methods", "prune", "compress", "decompress", "inspect"),
-    *("baselines", "reproduce", "results", "work", "check", "run", "release", "grade", "doctor"),
-)
 MISTAKES = (ValueError, OSError, RuntimeError, ModuleNotFoundError)  # told in a line; anything else is a bug and shows where
 
 
@@ -169,7 +165,9 @@ def grade(arguments: argparse.Namespace) -> int:
     """Grades a folder or zip file of submissions, each in a sandbox."""
     _check_notebook(arguments.only)
     if not arguments.submissions.exists():
-        raise ValueError(f"submissions are to be in a folder or a zip file; there is no {arguments.submissions}")
+        raise ValueError(
+            f"submissions are to be in a folder or a zip file, and {arguments.submissions} is neither: there is none"
+        )
     from course_lib.classroom.grade import Settings, command
     from course_lib.classroom.sandbox import Limits
 
@@ -219,7 +217,7 @@ def _check_notebook(beginning: str | None) -> None:
 def parser() -> argparse.ArgumentParser:
     """Return the grammar of the command line; `command` in what it parses is the function to call."""
     top = argparse.ArgumentParser(prog="python -m course_lib")
-    commands = top.add_subparsers(required=True, metavar="{" + ",".join(COMMANDS) + "}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str) -> argparse.ArgumentParser:
         command = globals()[name]

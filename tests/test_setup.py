@@ -213,6 +213,7 @@ def test_help_and_mistakes_import_nothing_heavy(arguments):
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "argparse" in imported and imported.isdisjoint(HEAVY)
     said = "".join(line for line in done.stderr.splitlines() if not line.startswith("import time:"))
+    assert max(map(len, done.stdout.splitlines()), default=0) <= 100
     assert "Errno" not in said and ("error: " in said) == (done.returncode == 2)
 
 

@@ -13,7 +13,7 @@ from nbgrader.api import Gradebook
 
 from course_lib.__main__ import main
 from course_lib.classroom import canaries, cells, examine, grade, kernels, sandbox
-from course_lib.classroom.examine import Outcome
+from course_lib.classroom.outcome import Outcome
 from course_lib.classroom.sandbox import Limits
 from tests import exercises
 from tests.classroom.mini import UNIT, by_id, mini, needs_bwrap, submission, write
