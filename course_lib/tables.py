@@ -52,10 +52,7 @@ def _blocks(narrowest: Sequence[int], width: int) -> list[list[int]]:
 
 def _block(columns: Sequence[Sequence[str]], right: Sequence[bool], width: int) -> list[str]:
     """The lines of columns that stand beside each other, the widest of them wrapped as far as needed."""
-    widths = [max(map(len, column)) for column in columns]
-    least = [_narrowest(column) for column in columns]
-    while sum(widths) + len(GAP) * (len(widths) - 1) > width and any(w > low for w, low in zip(widths, least, strict=True)):
-        widths[max((i for i in range(len(widths)) if widths[i] > least[i]), key=lambda i: widths[i])] -= 1
+    widths = _widths(columns, width - len(GAP) * (len(columns) - 1))
     lines = []
     for row in zip(*columns, strict=True):
         cells = [textwrap.wrap(text, w) or [""] if w else [""] for text, w in zip(row, widths, strict=True)]
@@ -64,3 +61,14 @@ def _block(columns: Sequence[Sequence[str]], right: Sequence[bool], width: int) 
             padded = [part.rjust(w) if r else part.ljust(w) for part, w, r in zip(parts, widths, right, strict=True)]
             lines.append(GAP.join(padded).rstrip())
     return lines
+
+
+def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """How wide each column is; where there is too little room headings are wrapped first, and then the widest of the texts."""
+    widths = [max(map(len, column)) for column in columns]
+    narrowest = [_narrowest(column) for column in columns]
+    texts = [max(map(len, column[1:]), default=0) for column in columns]
+    for least in ([max(pair) for pair in zip(texts, narrowest, strict=True)], narrowest):
+        while sum(widths) > room and (wider := [i for i, low in enumerate(least) if widths[i] > low]):
+            widths[max(wider, key=lambda i: widths[i])] -= 1
+    return widths

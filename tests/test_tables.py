@@ -52,3 +52,8 @@ def test_odd_values_are_written():
     assert as_text(pd.DataFrame(dict(a=[math.nan], b=[None], c=[()]))).splitlines()[1].split() == ["nan", "None", "()"]
     assert as_text(pd.DataFrame(dict(a=[]))) == "a"
     assert as_text(pd.DataFrame()) == ""
+
+
+def test_headings_are_wrapped_before_texts():
+    table = pd.DataFrame([["a text of words", 1]], columns=["what", "a long heading over a number"])
+    assert "a text of words" in as_text(table, width=30) and max(map(len, as_text(table, width=30).splitlines())) <= 30
