@@ -1,24 +1,33 @@
 """Figures that several notebooks share. Each takes data, not a model, and gives a matplotlib figure; the title is the finding."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 
-# Okabe and Ito's palette, distinguishable without full colour vision; black and yellow are left out, they vanish on some ground.
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+# Nearest colours to Okabe and Ito's that have a contrast of 3:1 on white and on JupyterLab's dark ground, #111, and stay apart
+# from each other for readers who see two of the three primary colours (tests/notebook/test_colours.py measures both)
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = COLOURS = ("#4045FF", "#E07A00", "#097650", "#C0430F", "#B86BA0", "#0C98FF")
 MARKERS = ("o", "s", "^", "D", "v", "P")
+# Text and axes: each ink has 5.5:1 on its own ground, and 3:1 on the other, should a viewer not tell its theme
+INK, INK_ON_DARK = "#666666", "#949494"
+# A page on a phone of 390 pixels leaves a figure 350: text of TEXT points is 8 points there, and as large as the page's own
+# where there is room
+WIDTH, TEXT = 5.0, 11.0  # inches, points
 
 
 def use_style() -> None:
-    """One look for all figures: on a white ground of their own, so that they read in a dark theme too."""
+    """One look for all figures, in dark and in light."""
     plt.rcdefaults()
+    inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
+    plt.rcParams.update(dict.fromkeys(inks, INK))
     plt.rcParams.update(
         {
-            "figure.figsize": (7.0, 3.6), "figure.dpi": 96, "figure.facecolor": "white", "savefig.facecolor": "white",
-            "figure.constrained_layout.use": True, "axes.prop_cycle": cycler(color=COLOURS), "axes.grid": True,
-            "axes.axisbelow": True, "grid.alpha": 0.3, "axes.titlesize": 11, "axes.titlelocation": "left", "font.size": 9.5,
+            "figure.figsize": (WIDTH, 3.4), "figure.constrained_layout.use": True, "axes.prop_cycle": cycler(color=COLOURS),
+            "axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.3, "axes.titlelocation": "left",
+            "font.size": TEXT, "axes.titlesize": 12.0, "figure.titlesize": 12.0, "legend.fontsize": TEXT,
+            "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],  # of the same width, one on each system
             "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
         }
     )  # fmt: skip
@@ -46,29 +55,55 @@ def lines(
 
 
 def bars(values: Mapping[str, float], *, title: str, ylabel: str, form: str = "{:.2f}", log: bool = False) -> plt.Figure:
-    """One bar a name, with its value on top."""
-    fig, ax = plt.subplots(figsize=(7.0, 3.0))
-    drawn = ax.bar(list(values), list(values.values()), color=COLOURS[: len(values)], width=0.6)
+    """One bar a name, with its value at the end; bars lie where the names are too long to stand beside each other."""
+    lie = _too_long(values, len(values))
+    fig, ax = plt.subplots(figsize=(WIDTH, max(3.0, 0.8 + 0.3 * len(values)) if lie else 3.0))
+    names, colours = list(values), [COLOURS[i % len(COLOURS)] for i in range(len(values))]
+    drawn = (ax.barh if lie else ax.bar)(names, list(values.values()), 0.6, color=colours)
     ax.bar_label(drawn, [form.format(v) for v in values.values()], padding=2)
+    _finish_bars(ax, lie, title, ylabel)
     if log:
-        ax.set_yscale("log")
-    ax.set(title=title, ylabel=ylabel)
-    ax.margins(y=0.12)
+        ax.set(**{"xscale" if lie else "yscale": "log"})
     return fig
+
+
+def _too_long(names: Iterable[str], count: int) -> bool:
+    """Whether names, or `count` values of three digits, are wider than their share of a horizontal axis."""
+    letter = 0.62 * TEXT / 72  # inches
+    names = list(names)
+    widest = max(len(line) for name in names for line in name.split("\n"))
+    return max(widest * len(names), 4 * count) * letter > 0.85 * WIDTH
+
+
+def _finish_bars(ax: plt.Axes, lie: bool, title: str, label: str) -> None:
+    """Names the axis of the values, and leaves room for what is written at the ends of the bars."""
+    ax.set(title=title, **{"xlabel" if lie else "ylabel": label})
+    ax.grid(False, axis="y" if lie else "x")
+    if lie:
+        ax.invert_yaxis()
+        ax.margins(x=0.2)
+    else:
+        ax.margins(y=0.12)
+
+
+def _legend_below(fig: plt.Figure, ax: plt.Axes) -> None:
+    """Puts the legend below the axes, in as many columns as fit."""
+    handles, labels = ax.get_legend_handles_labels()
+    columns = max(1, int(WIDTH * 72 / (0.62 * TEXT * (max(map(len, labels)) + 5))))
+    fig.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
 
 
 def weight_histograms(weights: Mapping[str, np.ndarray], *, title: str, width: float | None = None) -> plt.Figure:
     """Histograms side by side on the same horizontal axis; zeros are left out (they are pruned weights)."""
-    fig, axes = plt.subplots(1, len(weights), figsize=(7.0, 3.0), sharex=True)
+    fig, axes = plt.subplots(1, len(weights), figsize=(WIDTH, 3.2), sharex=True)
     axes = np.atleast_1d(axes)
     width = width or max(np.abs(w).max() for w in weights.values())
     for ax, (name, values), colour in zip(axes, weights.items(), COLOURS, strict=False):
         values = values[values != 0]
         ax.hist(values, bins=121, range=(-width, width), color=colour)
         ax.set(title=f"{name}: {values.size:,} weights", xlabel="weight")
-        ax.title.set_fontsize(9.5)
     axes[0].set_ylabel("number of weights")
-    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    fig.suptitle(title, x=0.01, ha="left")
     return fig
 
 
@@ -76,15 +111,14 @@ def share_histograms(
     shares: Mapping[str, np.ndarray], *, title: str, xlabel: str, gone: Mapping[str, np.ndarray] | None = None
 ) -> plt.Figure:
     """Histograms of numbers in [0, 1] side by side; those that the bool masks `gone` name stand on top in vermilion."""
-    fig, axes = plt.subplots(1, len(shares), figsize=(7.0, 2.8), sharex=True)
+    fig, axes = plt.subplots(1, len(shares), figsize=(WIDTH, 3.2), sharex=True)
     for ax, (name, values) in zip(np.atleast_1d(axes), shares.items(), strict=True):
         mask = gone[name] if gone else np.zeros(len(values), bool)
         ax.hist([values[~mask], values[mask]], bins=25, range=(0, 1), stacked=True, color=(BLUE, VERMILION))
-        ax.axvline(values.mean(), color="black", linewidth=1.2, linestyle="--")
+        ax.axvline(values.mean(), color=INK, linewidth=1.2, linestyle="--")
         ax.set(title=f"{name}: mean {values.mean():.0%}", xlabel=xlabel)
-        ax.title.set_fontsize(9.5)
     np.atleast_1d(axes)[0].set_ylabel("neurons")
-    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    fig.suptitle(title, x=0.01, ha="left")
     return fig
 
 
@@ -92,15 +126,13 @@ def matrices(
     pictures: Mapping[str, np.ndarray], *, title: str, unit: str, values: bool = False, cmap: str = "cividis"
 ) -> plt.Figure:
     """Matrices as images on one colour scale; with `values` the numbers are written into the cells."""
-    wide = any(picture.shape[1] > 3 * len(picture) for picture in pictures.values())
-    fig, axes = plt.subplots(1, len(pictures), figsize=(7.0 if wide else 0.6 + 3.2 * len(pictures), 2.9))
+    fig, axes = plt.subplots(1, len(pictures), figsize=(WIDTH, 3.0))
     axes = np.atleast_1d(axes)
     low = min(float(np.nanmin(p)) for p in pictures.values())
     high = max(float(np.nanmax(p)) for p in pictures.values())
     for ax, (name, picture) in zip(axes, pictures.items(), strict=True):
         image = ax.imshow(picture, vmin=low, vmax=high, cmap=cmap, interpolation="nearest")
         ax.set(title=name, xlabel="column", ylabel="row")
-        ax.title.set_fontsize(9.5)
         ax.grid(False)
         if values:
             for (row, column), value in np.ndenumerate(picture):
@@ -108,7 +140,7 @@ def matrices(
                 ax.text(column, row, f"{value + 0.0:g}", ha="center", va="center", color="black" if bright else "white")
             ax.set(xticks=range(picture.shape[1]), yticks=range(picture.shape[0]))
     fig.colorbar(image, ax=axes, label=unit, shrink=0.85)
-    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    fig.suptitle(title, x=0.01, ha="left")
     return fig
 
 
@@ -125,22 +157,24 @@ def tiles(images: np.ndarray, columns: int) -> np.ndarray:
 
 def grouped_bars(groups: Mapping[str, Mapping[str, float]], *, title: str, ylabel: str, form: str = "{:.2f}") -> plt.Figure:
     """Bars side by side: `groups` is name of a colour -> place on the axis -> value; no bar for NaN."""
-    fig, ax = plt.subplots(figsize=(7.0, 3.0))
+    names = list(next(iter(groups.values())))
+    bars_in_all = len(groups) * len(names)
+    lie = _too_long(names, bars_in_all)
+    fig, ax = plt.subplots(figsize=(WIDTH, max(3.0, 1.2 + 0.22 * bars_in_all) if lie else 3.4))
     width = 0.8 / len(groups)
     for i, ((name, values), colour) in enumerate(zip(groups.items(), COLOURS, strict=False)):
-        places = np.arange(len(values)) + (i - (len(groups) - 1) / 2) * width
-        drawn = ax.bar(places, list(values.values()), width * 0.92, color=colour, label=name)
-        ax.bar_label(drawn, ["" if np.isnan(v) else form.format(v) for v in values.values()], padding=2, fontsize=8)
-    ax.set(title=title, ylabel=ylabel)
-    ax.set_xticks(range(len(values)), list(values))
-    ax.margins(y=0.12)
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        places = np.arange(len(names)) + (i - (len(groups) - 1) / 2) * width
+        drawn = (ax.barh if lie else ax.bar)(places, list(values.values()), width * 0.92, color=colour, label=name)
+        ax.bar_label(drawn, ["" if np.isnan(v) else form.format(v) for v in values.values()], padding=2)
+    (ax.set_yticks if lie else ax.set_xticks)(range(len(names)), names)
+    _finish_bars(ax, lie, title, ylabel)
+    _legend_below(fig, ax)
     return fig
 
 
 def stacked_bars(parts: Mapping[str, Mapping[str, float]], *, title: str, xlabel: str) -> plt.Figure:
     """Horizontal bars made of pieces: `parts` is name of a piece -> bar -> length."""
-    fig, ax = plt.subplots(figsize=(7.0, 2.9))
+    fig, ax = plt.subplots(figsize=(WIDTH, 3.2))
     names = list(next(iter(parts.values())))
     ends = np.zeros(len(names))
     for (part, lengths), colour in zip(parts.items(), COLOURS, strict=False):
@@ -148,7 +182,7 @@ def stacked_bars(parts: Mapping[str, Mapping[str, float]], *, title: str, xlabel
         ends += list(lengths.values())
     ax.set(title=title, xlabel=xlabel)
     ax.invert_yaxis()
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    _legend_below(fig, ax)
     return fig
 
 
@@ -163,11 +197,11 @@ def roofline(
         points: name of a group -> (MACs per byte, MACs a second), a number each for every layer.
         title: the finding.
     """
-    fig, ax = plt.subplots(figsize=(7.0, 3.8))
+    fig, ax = plt.subplots(figsize=(WIDTH, 3.8))
     every = np.concatenate([np.asarray(x, dtype=float) for x, _ in points.values()])
     x = np.geomspace(min(0.1, every.min()) / 2, max(100.0, every.max()) * 2, 200)
-    ax.plot(x, np.minimum(rate, x * bandwidth) / 1e9, color="grey", linewidth=2, label="the two roofs")
-    ax.axvline(rate / bandwidth, color="grey", linewidth=1, linestyle=":")
+    ax.plot(x, np.minimum(rate, x * bandwidth) / 1e9, color=INK, linewidth=2, label="the two roofs")
+    ax.axvline(rate / bandwidth, color=INK, linewidth=1, linestyle=":")
     for (name, (intensities, rates)), marker, colour in zip(points.items(), MARKERS, COLOURS, strict=False):
         ax.scatter(intensities, np.asarray(rates) / 1e9, 38, color=colour, marker=marker, label=name, zorder=3)
     lowest = min(rate / 500, *(np.min(y) / 2 for _, y in points.values()))
