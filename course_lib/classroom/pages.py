@@ -108,7 +108,9 @@ class _Page:
             given = given if isinstance(given, dict) else {}
             kinds = ", ".join(_cut(_text(kind), 50) for kind in list(given)[:5])
             result = "execute_result" if kind == "execute_result" else "display_data"  # results can be partial credit
-            made = nbformat.v4.new_output(result, data=self.data(given) or {"text/plain": f"(not shown: {kinds})"})
+            data = self.data(given) or {"text/plain": f"(not shown: {kinds})"}
+            alt = {"image/png": {"alt": _cut(data.get("text/plain", ""), 500)}} if "image/png" in data else {}
+            made = nbformat.v4.new_output(result, data=data, metadata=alt)
         size = len(str(made))
         if self.shown + size > MOST_OUTPUT:
             return nbformat.v4.new_output("stream", text="(not shown: the notebook's outputs are too long)")
@@ -124,6 +126,8 @@ class _Page:
             text = _text(given.get(kind))
             if text and len(text) <= LONGEST_OUTPUT and "text/html" not in data:
                 data["text/html"] = make(text)
+        if "image/png" in data and not re.sub("<[^>]*>", "", data.get("text/html", "")).strip():
+            data.pop("text/html", None)  # a figure of the course has its picture there once more, and that is gone now
         return data
 
     def markdown(self, source: str) -> str:

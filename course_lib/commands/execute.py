@@ -13,16 +13,26 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from tqdm import tqdm
 
+from course_lib.desk.stills import WIDGET, without_widgets
 from course_lib.files import ROOT, replacing
 
 NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "build" / "notebooks"
 LONGEST_CELL = 15  # lines of code that a reader takes in at a glance
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
 BAR = re.compile(r"\d+%\|")  # what every tqdm bar holds: "loss: 33%|###    | 1/3 [00:00<00:00, 9.99it/s]"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/<~-])/(?:[\w.+-]+/)+[\w.+-]+|file:///|\b[A-Z]:\\Users\\")
+# On a phone the narrow column of numbers would take a fifth of the page; a browser in a dark system draws figures light
+PAGE_STYLE = """<style>
+:root {color-scheme: light}
+@media (max-width: 600px) {
+  .jp-InputPrompt, .jp-OutputPrompt, .jp-Collapser {display: none}
+  body {padding: 8px !important}
+  .jp-Cell {padding: 4px 0 !important}
+}
+</style>
+"""
 INLINE_DATA = re.compile(r"data:[\w/+.-]+;base64,[\w/+=]+")  # pictures within HTML; their letters can look like a path
 
 
@@ -51,9 +61,9 @@ def _run(path: Path, executed: Path, in_place: bool) -> bool:
     notebook = nbformat.read(path, as_version=4)
     failure = execute(notebook, path)
     page = executed / f"{path.stem}.html"
-    _write(notebook, executed / path.name)
+    _write(without_widgets(notebook), executed / path.name)
     with replacing(page) as scratch:
-        scratch.write_text(HTMLExporter().from_notebook_node(notebook)[0], encoding="utf-8")
+        scratch.write_text(_page(notebook), encoding="utf-8")
     for cell in notebook.cells:
         if "claims" in cell.metadata.get("tags", []):
             print(_text(cell))
@@ -64,6 +74,11 @@ def _run(path: Path, executed: Path, in_place: bool) -> bool:
         if in_place:
             _write(clean(notebook), path)
     return not failure
+
+
+def _page(notebook: NotebookNode) -> str:
+    """The notebook as HTML, for a phone too."""
+    return HTMLExporter().from_notebook_node(notebook)[0].replace("</head>", f"{PAGE_STYLE}</head>", 1)
 
 
 def execute(notebook: NotebookNode, path: Path) -> str | None:
@@ -118,16 +133,15 @@ def _write(notebook: NotebookNode, path: Path) -> None:
 def clean(notebook: NotebookNode) -> NotebookNode:
     """Takes out of an executed notebook what is of no use to its readers or differs from run to run; changes it in place.
 
-    Widgets go (their state is not kept, and without it they show an error), and with them the progress bars; what a panel
-    drew at first stays. Bars on stderr go, times of execution and the version of the interpreter. Other words on stderr
-    stay, for `check` to find.
+    Widgets go as `without_widgets` says, bars on stderr, times of execution and the version of the interpreter. Other words
+    on stderr stay, for `check` to find.
     """
-    notebook.metadata.pop("widgets", None)
+    without_widgets(notebook)
     notebook.metadata.get("language_info", {}).pop("version", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = [out for out in map(_without_bars, cell.outputs) if out and WIDGET not in out.get("data", {})]
+            cell.outputs = [out for out in map(_without_bars, cell.outputs) if out]
     return notebook
 
 

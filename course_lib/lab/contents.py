@@ -1,4 +1,4 @@
-"""The files of the course as JupyterLab sees them: originals can be read and run, not changed."""
+"""The files of the course as JupyterLab sees them: originals can be read and run, not changed; no file holds widgets."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from jupyter_server.services.contents.largefilemanager import AsyncLargeFileMana
 from tornado.web import HTTPError
 
 from course_lib.desk.copies import HERE
+from course_lib.desk.stills import without_widgets
 from course_lib.files import ROOT
 
 REFUSED = "This original stays as it is. Your own copy of the notebook, to write in, is in the folder “work”."
@@ -18,11 +19,13 @@ def is_original(path: str) -> bool:
 
 
 class CourseContents(AsyncLargeFileManager):
-    """JupyterLab's usual files, but for the originals; notes which copies a reader has opened."""
+    """JupyterLab's usual files, but for the originals and for widgets; notes which copies a reader has opened."""
 
     async def get(self, path: str, content: bool = True, **options: Any) -> dict:
         """Return a file as JupyterLab asks for it; it takes an original for one that it may not write, and never saves it."""
         model = await super().get(path, content=content, **options)
+        if model["type"] == "notebook" and model["content"]:
+            without_widgets(model["content"])  # a file that was saved elsewhere may hold some
         if is_original(path):
             model["writable"] = False
         elif content and model["type"] == "notebook":
@@ -30,9 +33,11 @@ class CourseContents(AsyncLargeFileManager):
         return model
 
     async def save(self, model: dict, path: str = "") -> dict:
-        """Writes a file, or refuses to where it is an original."""
+        """Writes a file, a notebook without its widgets; refuses to where it is an original."""
         if is_original(path):
             raise HTTPError(403, REFUSED)
+        if model.get("type") == "notebook" and model.get("content"):
+            without_widgets(model["content"])
         return await super().save(model, path)
 
 

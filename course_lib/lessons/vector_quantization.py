@@ -15,7 +15,7 @@ from course_lib.experiments import rate_and_loss
 from course_lib.experiments import vector_quantization as runs
 from course_lib.notebook import Claim
 from course_lib.notebook.panels import panel
-from course_lib.notebook.plots import COLOURS, lines, matrices, tiles
+from course_lib.notebook.plots import COLOURS, INK, lines, matrices, tiles
 
 NAMES = {"lenet-300-100": "LeNet-300-100", "lenet-5": "LeNet-5"}
 RATE = 12  # at which claims compare methods; the middle of the 8x to 16x of scalar codes, where every method has settings
@@ -128,7 +128,7 @@ def structure_figure(recorded: pd.DataFrame) -> plt.Figure:
         places = [j + (i - (len(layouts) - 1) / 2) * width for j in range(len(found))]
         ends = [[mean - low for mean, low, _ in found], [high - mean for mean, _, high in found]]
         ax.bar(places, [mean for mean, _, _ in found], width * 0.92, yerr=ends, capsize=2, color=colour, label=layout)
-    ax.axhline(1, color="black", linewidth=0.8)
+    ax.axhline(1, color=INK, linewidth=0.8)
     ax.set_xticks(range(len(runs.STRUCTURE)), [f"{method}\n{arguments}" for method, arguments in runs.STRUCTURE.items()])
     title = "Local or global structure? The error of fc1 when weights change places"
     ax.set(title=title, ylabel="squared error (times that of\nthe trained order)")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from IPython import get_ipython
@@ -22,6 +21,7 @@ from course_lib.data import Splits
 from course_lib.evidence import DOES_NOT, HOLDS, NOT_TESTED, Verdict
 from course_lib.notebook import plots
 from course_lib.notebook.checks import check
+from course_lib.notebook.pictures import figure
 from course_lib.notebook.rich import Rich
 from course_lib.tables import as_text
 
@@ -162,9 +162,3 @@ def full(table: pd.DataFrame) -> Rich:
     rows = table.to_html(index=False, escape=True, border=0).replace("<td>", '<td style="text-align:left">')
     rows = rows.replace("<th>", '<th style="text-align:left">')
     return Rich(rows, as_text(table))
-
-
-def figure(fig: plt.Figure, alt: str) -> None:
-    """Shows a figure with a text for those who cannot see it, and closes it."""
-    display(fig, metadata={"image/png": {"alt": alt}})
-    plt.close(fig)

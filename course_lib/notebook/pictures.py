@@ -100,7 +100,7 @@ def fit(fig: plt.Figure) -> None:
     edges = sorted(ax.get_position().x0 for ax in fig.axes)
     for ax in fig.axes:
         left = ax.get_position().x0
-        room = WIDTH * (min([edge for edge in edges if edge > left + 0.01], default=0.99) - left)
+        room = WIDTH * (min([edge - 0.03 for edge in edges if edge > left + 0.01], default=0.99) - left)
         rooms |= {ax.get_title(place): room for place in ("left", "center", "right")}
     for text in fig.findobj(Text):
         if text.get_text() and (room := rooms.get(text.get_text())):
@@ -109,6 +109,7 @@ def fit(fig: plt.Figure) -> None:
 
 def _broken(text: str, points: float, room: float) -> str:
     """A title with line breaks where it is wider than `room` inches; those that it has stay."""
+    room *= 0.96  # fonts of other systems are a little wider
     lines = []
     for line in text.split("\n"):
         columns = len(line)

@@ -58,7 +58,8 @@ def bars(values: Mapping[str, float], *, title: str, ylabel: str, form: str = "{
     """One bar a name, with its value at the end; bars lie where the names are too long to stand beside each other."""
     lie = _too_long(values, len(values))
     fig, ax = plt.subplots(figsize=(WIDTH, max(3.0, 0.8 + 0.3 * len(values)) if lie else 3.0))
-    names, colours = list(values), [COLOURS[i % len(COLOURS)] for i in range(len(values))]
+    names = [name.replace("\n", " ") if lie else name for name in values]
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(values))]
     drawn = (ax.barh if lie else ax.bar)(names, list(values.values()), 0.6, color=colours)
     ax.bar_label(drawn, [form.format(v) for v in values.values()], padding=2)
     _finish_bars(ax, lie, title, ylabel)
@@ -100,8 +101,8 @@ def weight_histograms(weights: Mapping[str, np.ndarray], *, title: str, width: f
     width = width or max(np.abs(w).max() for w in weights.values())
     for ax, (name, values), colour in zip(axes, weights.items(), COLOURS, strict=False):
         values = values[values != 0]
-        ax.hist(values, bins=121, range=(-width, width), color=colour)
-        ax.set(title=f"{name}: {values.size:,} weights", xlabel="weight")
+        ax.hist(values, bins=121, range=(-width, width), color=colour, histtype="stepfilled")
+        ax.set(title=f"{name}\n{values.size:,} weights", xlabel="weight")
     axes[0].set_ylabel("number of weights")
     fig.suptitle(title, x=0.01, ha="left")
     return fig
@@ -157,7 +158,7 @@ def tiles(images: np.ndarray, columns: int) -> np.ndarray:
 
 def grouped_bars(groups: Mapping[str, Mapping[str, float]], *, title: str, ylabel: str, form: str = "{:.2f}") -> plt.Figure:
     """Bars side by side: `groups` is name of a colour -> place on the axis -> value; no bar for NaN."""
-    names = list(next(iter(groups.values())))
+    names = list(next(iter(groups.values())))  # the places
     bars_in_all = len(groups) * len(names)
     lie = _too_long(names, bars_in_all)
     fig, ax = plt.subplots(figsize=(WIDTH, max(3.0, 1.2 + 0.22 * bars_in_all) if lie else 3.4))
@@ -166,7 +167,7 @@ def grouped_bars(groups: Mapping[str, Mapping[str, float]], *, title: str, ylabe
         places = np.arange(len(names)) + (i - (len(groups) - 1) / 2) * width
         drawn = (ax.barh if lie else ax.bar)(places, list(values.values()), width * 0.92, color=colour, label=name)
         ax.bar_label(drawn, ["" if np.isnan(v) else form.format(v) for v in values.values()], padding=2)
-    (ax.set_yticks if lie else ax.set_xticks)(range(len(names)), names)
+    (ax.set_yticks if lie else ax.set_xticks)(range(len(names)), [name.replace("\n", " ") if lie else name for name in names])
     _finish_bars(ax, lie, title, ylabel)
     _legend_below(fig, ax)
     return fig

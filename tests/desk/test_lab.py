@@ -12,8 +12,9 @@ import urllib.request
 from urllib.parse import quote
 
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from course_lib.desk import start_page
+from course_lib.desk import start_page, stills
 from course_lib.files import ROOT
 from tests.processes import kill, wait_until
 
@@ -104,3 +105,16 @@ def test_a_copy_can_be_saved_and_counts_as_opened(lab):
     model["content"]["cells"][0]["source"] = "# Mine"
     ask(lab, f"/api/contents/{path}", data=json.dumps(dict(type="notebook", content=model["content"])).encode(), method="PUT")
     assert "# Mine" in (place / path).read_text()
+
+
+def test_a_notebook_is_saved_and_opened_without_its_widgets(lab):
+    path, place = "work/played.ipynb", lab[2]
+    data = {stills.WIDGET: {"model_id": "1"}, "text/html": "<img alt='bars'>", "text/plain": "bars"}
+    cell = new_code_cell("panel", outputs=[new_output("display_data", data=data)])
+    played = json.dumps(new_notebook(cells=[cell], metadata={"widgets": {}}))
+    ask(lab, f"/api/contents/{path}", data=f'{{"type": "notebook", "content": {played}}}'.encode(), method="PUT")
+    saved = (place / path).read_text()
+    assert "bars" in saved and stills.WIDGET not in saved and "widgets" not in saved
+    (place / path).write_text(played)  # as another program may save it
+    opened = json.loads(ask(lab, f"/api/contents/{path}"))["content"]
+    assert "bars" in json.dumps(opened) and stills.WIDGET not in json.dumps(opened)
