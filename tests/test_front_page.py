@@ -3,7 +3,7 @@
 import nbformat
 import pandas as pd
 import pytest
-from nbformat.v4 import new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from course_lib.commands import front_page
 from course_lib.experiments import runner
@@ -31,6 +31,18 @@ def test_the_overview_has_a_line_a_paper(monkeypatch):
     monkeypatch.setattr(runner, "overview_table", lambda: table)
     block = front_page.BLOCK.fullmatch("<!-- results: overview -->\nold\n<!-- /results -->")
     assert front_page._filled(block).splitlines()[3:-1] == ["| one | 2x |", "| two | 4x |"]
+
+
+@pytest.mark.parametrize(
+    ("data", "suffix"), [({"text/html": '<img alt="a" src="data:image/svg+xml;base64,Kg==">', "image/png": "Lw=="}, ".svg"),
+                         ({"image/png": "Kg=="}, ".png")],
+)  # fmt: skip
+def test_the_picture_of_a_tagged_cell_is_taken(data, suffix, tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    cell = new_code_cell("1", outputs=[new_output("stream", text="x"), new_output("display_data", data=data)])
+    cell.metadata.tags = [front_page.PICTURE]
+    nbformat.write(new_notebook(cells=[cell]), tmp_path / "notebooks" / "01_codes.ipynb")
+    assert front_page.wanted(tmp_path)[tmp_path / front_page.IMAGES / f"01_codes{suffix}"] == b"*"
 
 
 def notebook(folder, name, *lines):

@@ -16,6 +16,7 @@ from course_lib.files import ROOT, replacing
 BLOCK = re.compile(r"(<!-- results: (?P<paper>[\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 PICTURE = "front-page"  # the tag of the cell whose figure README shows
 IMAGES = Path("notebooks/images")
+SVG = re.compile(r'src="data:image/svg\+xml;base64,([\w+/=]+)"')
 RESULTS = Path("data/results/README.md")  # a table for each paper
 CONTENTS = re.compile(r"(<!-- contents -->\n).*?(<!-- /contents -->)", re.DOTALL)
 CARD = {  # what the contents tell, from a notebook's first cell
@@ -50,9 +51,16 @@ def wanted(root: Path = ROOT) -> dict[Path, bytes]:
     for path in notebooks:
         for cell in nbformat.read(path, as_version=4).cells:
             if PICTURE in cell.metadata.get("tags", []):
-                pictures = [out.data["image/png"] for out in cell.outputs if "image/png" in out.get("data", {})]
-                files[root / IMAGES / f"{path.stem}.png"] = base64.b64decode(pictures[0])
+                suffix, picture = next(filter(None, (_picture(output.get("data", {})) for output in cell.outputs)))
+                files[root / IMAGES / f"{path.stem}{suffix}"] = picture
     return files
+
+
+def _picture(data: dict[str, str]) -> tuple[str, bytes] | None:
+    """The file of a figure: its SVG, or the PNG of a notebook that was executed when figures had no SVG; None: no figure."""
+    if found := SVG.search(data.get("text/html", "")):
+        return ".svg", base64.b64decode(found[1])
+    return (".png", base64.b64decode(data["image/png"])) if "image/png" in data else None
 
 
 def _filled(block: re.Match) -> str:
