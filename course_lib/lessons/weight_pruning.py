@@ -212,7 +212,7 @@ def threshold_view(model: nn.Module, split: Split, qualities: Mapping[str, float
     for ax, (name, layer), colour in zip(axes, layers.items(), COLOURS, strict=False):
         weight = layer.weight.detach().cpu()
         threshold = qualities[name] * weight.std(correction=0).item()
-        ax.hist(weight.flatten().numpy(), bins=81, color=colour)
+        ax.hist(weight.flatten().numpy(), bins=81, color=colour, histtype="stepfilled")
         ax.axvspan(-threshold, threshold, color=VERMILION, alpha=0.25)
         ax.set(title=f"{name}: {survivors[f'{name}.weight'].float().mean():.1%} kept", xlabel="weight", yscale="log")
     axes[0].set_ylabel("number of weights")

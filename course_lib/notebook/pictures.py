@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import re
 import textwrap
 
 import matplotlib.pyplot as plt
@@ -23,6 +24,7 @@ THEME = (
     f'<style>@media (prefers-color-scheme: dark) {{[style*="fill: {INK}"] {{fill: {INK_ON_DARK} !important}} '
     f'[style*="stroke: {INK}"] {{stroke: {INK_ON_DARK} !important}}}}</style>'
 )
+PATH = re.compile(r' d="[^"]*"')
 FIXED = {  # text stays text, which is a third of the size of outlines; nothing depends on the day or on chance
     "svg.fonttype": "none", "svg.hashsalt": "course", "svg.id": None, "svg.image_inline": True,
 }  # fmt: skip
@@ -75,7 +77,7 @@ def svg(fig: plt.Figure) -> str:
                 artist.set_rasterized(True)
         drawn = _drawn_as_svg(fig)
     start = drawn.index(">", drawn.index("<svg")) + 1
-    return drawn[drawn.index("<svg") : start] + THEME + drawn[start:]
+    return PATH.sub(_rounded, drawn[drawn.index("<svg") : start] + THEME + drawn[start:])
 
 
 def png(fig: plt.Figure) -> str:
@@ -89,22 +91,29 @@ def png(fig: plt.Figure) -> str:
 
 
 def fit(fig: plt.Figure) -> None:
-    """Gives a figure the width of all figures, raises text that is too small to read, and breaks titles that are too long."""
+    """Gives a figure the width of all figures, raises text that is too small to read, and breaks lines that are too long."""
     fig.set_size_inches(WIDTH, fig.get_size_inches()[1])
     for ax in fig.axes:
         ax.tick_params(which="both", labelsize=TEXT)
     for text in fig.findobj(Text):
         text.set_fontsize(max(text.get_fontsize(), TEXT))
     fig.draw_without_rendering()  # now the axes have their places
-    rooms = {fig.get_suptitle(): 0.98 * WIDTH}
-    edges = sorted(ax.get_position().x0 for ax in fig.axes)
-    for ax in fig.axes:
-        left = ax.get_position().x0
-        room = WIDTH * (min([edge - 0.03 for edge in edges if edge > left + 0.01], default=0.99) - left)
-        rooms |= {ax.get_title(place): room for place in ("left", "center", "right")}
+    rooms = _rooms(fig)
     for text in fig.findobj(Text):
         if text.get_text() and (room := rooms.get(text.get_text())):
             text.set_text(_broken(text.get_text(), text.get_fontsize(), room))
+
+
+def _rooms(fig: plt.Figure) -> dict[str, float]:
+    """Title or name of an axis -> the inches that it may take."""
+    rooms = {fig.get_suptitle(): 0.98 * WIDTH}
+    edges = sorted(ax.get_position().x0 for ax in fig.axes)
+    for ax in fig.axes:
+        place = ax.get_position()
+        room = WIDTH * (min([edge - 0.03 for edge in edges if edge > place.x0 + 0.01], default=0.99) - place.x0)
+        rooms |= {ax.get_title(side): room for side in ("left", "center", "right")}
+        rooms |= {ax.get_xlabel(): 1.1 * WIDTH * place.width, ax.get_ylabel(): 1.1 * fig.get_size_inches()[1] * place.height}
+    return rooms
 
 
 def _broken(text: str, points: float, room: float) -> str:
@@ -123,6 +132,11 @@ def _broken(text: str, points: float, room: float) -> str:
 
 def _width(text: str, points: float) -> float:
     return TextPath((0, 0), text, size=points).get_extents().width / 72
+
+
+def _rounded(path: re.Match) -> str:
+    """A path on one line, to a hundredth of a point."""
+    return re.sub(r"\s*\n\s*", " ", re.sub(r"(\.\d\d)\d+", r"\1", path[0]))
 
 
 def _drawn_as_svg(fig: plt.Figure) -> str:

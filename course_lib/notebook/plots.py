@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
+from matplotlib.ticker import MaxNLocator
 
 # Nearest colours to Okabe and Ito's that have a contrast of 3:1 on white and on JupyterLab's dark ground, #111, and stay apart
 # from each other for readers who see two of the three primary colours (tests/notebook/test_colours.py measures both)
@@ -102,7 +103,8 @@ def weight_histograms(weights: Mapping[str, np.ndarray], *, title: str, width: f
     for ax, (name, values), colour in zip(axes, weights.items(), COLOURS, strict=False):
         values = values[values != 0]
         ax.hist(values, bins=121, range=(-width, width), color=colour, histtype="stepfilled")
-        ax.set(title=f"{name}\n{values.size:,} weights", xlabel="weight")
+        ax.set(title=f"{name}: {values.size:,}", xlabel="weight")
+        ax.xaxis.set_major_locator(MaxNLocator(2))
     axes[0].set_ylabel("number of weights")
     fig.suptitle(title, x=0.01, ha="left")
     return fig

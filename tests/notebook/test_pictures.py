@@ -30,7 +30,7 @@ def each_kind() -> dict:
     share = {name: rng.uniform(size=50) for name in ("conv2", "fc1")}
     band = {"a": ([0, 1], [2, 3])}
     return {
-        "lines": plots.lines([1, 2], {"a": [1, 2]}, title=TITLE, xlabel="x (s)", ylabel="y (m)", spread=band),
+        "lines": plots.lines([1, 2], {"a": [1, 2]}, title=TITLE, xlabel=TITLE, ylabel=TITLE, spread=band),
         "bars": plots.bars({"a": 1.0, "b": 20.0}, title=TITLE, ylabel="y (pJ)", log=True),
         "bars that lie": plots.bars(energy, title=TITLE, ylabel="energy (pJ)"),
         "groups": plots.grouped_bars(groups, title=TITLE, ylabel="share (%)"),
@@ -74,7 +74,8 @@ def test_no_text_is_cut_off_and_no_labels_of_an_axis_meet(one):
     for text in fig.findobj(Text):
         if text.get_text() and text.get_visible() and text in shown(fig):
             box = text.get_window_extent()
-            assert box.x0 >= -1 and box.x1 <= fig.bbox.width + 1, text.get_text()
+            inside = box.x0 >= -1 and box.x1 <= fig.bbox.width + 1 and box.y0 >= -1 and box.y1 <= fig.bbox.height + 1
+            assert inside, text.get_text()
     for ax in fig.axes:
         for axis in (ax.xaxis, ax.yaxis):
             boxes = [label.get_window_extent() for label in axis.get_ticklabels() if label.get_text() and label in shown(fig)]
