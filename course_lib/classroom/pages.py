@@ -126,8 +126,8 @@ class _Page:
             text = _text(given.get(kind))
             if text and len(text) <= LONGEST_OUTPUT and "text/html" not in data:
                 data["text/html"] = make(text)
-        if "image/png" in data and not re.sub("<[^>]*>", "", data.get("text/html", "")).strip():
-            data.pop("text/html", None)  # a figure of the course has its picture there once more, and that is gone now
+        if "image/png" in data and "<img" in _text(given.get("text/html")):
+            data.pop("text/html", None)  # a figure of the course, whose HTML has lost the picture by now; the PNG is shown
         return data
 
     def markdown(self, source: str) -> str:

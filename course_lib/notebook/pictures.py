@@ -47,7 +47,7 @@ def bundle(fig: plt.Figure, alt: str) -> dict[str, str]:
     JupyterLab, nbconvert and Sphinx take the HTML, the only form in which all of them carry the alternative text, and which
     JupyterLab shows in a notebook that it does not trust yet. The PNG is for the others, among them the pages of grading.
     """
-    return {"text/html": element(fig, alt), "image/png": png(fig), "text/plain": alt}
+    return {"text/html": element(fig, alt), "image/png": _png(fig), "text/plain": alt}
 
 
 def metadata(alt: str) -> dict:
@@ -80,9 +80,8 @@ def svg(fig: plt.Figure) -> str:
     return PATH.sub(_rounded, drawn[drawn.index("<svg") : start] + THEME + drawn[start:])
 
 
-def png(fig: plt.Figure) -> str:
-    """Return a figure as a small PNG on a white ground, in base64."""
-    fit(fig)
+def _png(fig: plt.Figure) -> str:
+    """A figure that fits, as a small PNG on a white ground, in base64."""
     drawn, small = io.BytesIO(), io.BytesIO()
     fig.savefig(drawn, format="png", dpi=FALLBACK_DPI, facecolor="white", metadata={"Software": None})
     with Image.open(drawn) as picture:

@@ -210,7 +210,8 @@ def address(request, pages):
 
 DANGEROUS = """
 () => [...document.querySelectorAll('.text_cell_render *, .output_area *, .input_area *')].flatMap(element =>
-    [...element.attributes].filter(a => !['class', 'id', 'colspan', 'rowspan'].includes(a.name)).map(a => a.name + '=' + a.value)
+    [...element.attributes].filter(a => !['class', 'id', 'alt', 'colspan', 'rowspan'].includes(a.name))
+        .map(a => a.name + '=' + a.value)
         .filter(text => !/^src=data:image.(png|jpeg);base64,[A-Za-z0-9+/=]+$/.test(text)))
 """
 

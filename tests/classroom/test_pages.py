@@ -107,6 +107,15 @@ def test_pictures_are_what_they_say(monkeypatch):
     assert pages._picture(png, "image/png") is None
 
 
+def test_a_figure_of_the_course_keeps_its_png_and_its_text():
+    png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+    html = '<img alt="Bars" src="data:image/svg+xml;base64,Kg=="><p>To play, run this.</p>'
+    figure = new_output("display_data", data={"text/html": html, "image/png": png, "text/plain": 'Bars of "a" & <b>'})
+    made = pages.safe(new_notebook(cells=[new_code_cell("1", outputs=[figure])])).cells[0].outputs[0]
+    assert made.data == {"image/png": png, "text/plain": 'Bars of "a" & <b>'}
+    assert made.metadata == {"image/png": {"alt": 'Bars of "a" & <b>'}}
+
+
 def test_any_name_and_half_characters_go_through_nbgrader(tmp_path):
     course = Course(tmp_path / "out")
     course.assign(UNIT, mini())
