@@ -24,7 +24,6 @@ THEME = (
     f'<style>@media (prefers-color-scheme: dark) {{[style*="fill: {INK}"] {{fill: {INK_ON_DARK} !important}} '
     f'[style*="stroke: {INK}"] {{stroke: {INK_ON_DARK} !important}}}}</style>'
 )
-PATH = re.compile(r' d="[^"]*"')
 FIXED = {  # text stays text, which is a third of the size of outlines; nothing depends on the day or on chance
     "svg.fonttype": "none", "svg.hashsalt": "course", "svg.id": None, "svg.image_inline": True,
 }  # fmt: skip
@@ -77,7 +76,7 @@ def svg(fig: plt.Figure) -> str:
                 artist.set_rasterized(True)
         drawn = _drawn_as_svg(fig)
     start = drawn.index(">", drawn.index("<svg")) + 1
-    return PATH.sub(_rounded, drawn[drawn.index("<svg") : start] + THEME + drawn[start:])
+    return _shortened(drawn[drawn.index("<svg") : start] + THEME + drawn[start:])
 
 
 def _png(fig: plt.Figure) -> str:
@@ -133,9 +132,10 @@ def _width(text: str, points: float) -> float:
     return TextPath((0, 0), text, size=points).get_extents().width / 72
 
 
-def _rounded(path: re.Match) -> str:
-    """A path on one line, to a hundredth of a point."""
-    return re.sub(r"\s*\n\s*", " ", re.sub(r"(\.\d\d)\d+", r"\1", path[0]))
+def _shortened(drawn: str) -> str:
+    """SVG without indentation, and with its paths to a hundredth of a point."""
+    paths = re.compile(r' d="[^"]*"')
+    return paths.sub(lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), re.sub(r"\s*\n\s*", "\n", drawn))
 
 
 def _drawn_as_svg(fig: plt.Figure) -> str:
