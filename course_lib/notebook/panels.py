@@ -44,6 +44,7 @@ def panel(controls: Mapping[str, ipywidgets.Widget], view: Callable[[dict], plt.
     picture.value = still["text/html"]
     for control in controls.values():
         control.observe(redraw, names="value")
+        control.style.description_width = "initial"  # a name is shown whole
     box = Panel([*controls.values(), picture])
     box.still = still | {"text/html": f"{still['text/html']}<p>{HOW_TO_PLAY}</p>", "text/plain": alt}
     return box
