@@ -110,7 +110,7 @@ def _rooms(fig: plt.Figure) -> dict[str, float]:
         place = ax.get_position()
         room = WIDTH * (min([edge - 0.03 for edge in edges if edge > place.x0 + 0.01], default=0.99) - place.x0)
         rooms |= {ax.get_title(side): room for side in ("left", "center", "right")}
-        rooms |= {ax.get_xlabel(): 1.1 * WIDTH * place.width, ax.get_ylabel(): 1.1 * fig.get_size_inches()[1] * place.height}
+        rooms |= {ax.get_xlabel(): WIDTH * place.width, ax.get_ylabel(): fig.get_size_inches()[1] * place.height}
     return rooms
 
 
