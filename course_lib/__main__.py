@@ -113,9 +113,9 @@ def decompress(arguments: argparse.Namespace) -> int:
 def inspect(arguments: argparse.Namespace) -> int:
     """Prints what each tensor takes in a compressed file: bits, gaps, entropy."""
     _check_file("file", arguments.file)
-    from course_lib.commands import convert
+    from course_lib.commands.inspecting import command
 
-    convert.inspect(arguments.file)
+    command(arguments.file)
     return 0
 
 

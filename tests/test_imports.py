@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STOREYS = [
     ["course_lib"],
     ["scale", "files", "tables", "modes", "masks", "freezing", "streams", "evidence"],
-    ["data", "kmeans", "least_squares", "cluster"],
+    ["data", "kmeans", "least_squares", "cluster", "coding"],
     ["activations"],
     ["surgery"],
     ["storage", "cost", "training"],

@@ -204,17 +204,28 @@ QUICK = {
 HEAVY = ("torch", "pandas", "nbformat", "nbclient", "nbgrader", "dask", "matplotlib", "IPython")
 
 
-@pytest.mark.parametrize("arguments", QUICK)
-def test_help_and_mistakes_import_nothing_heavy(arguments):
-    """An import of torch takes seconds. What is imported is looked at, not the clock."""
+def imported_by(arguments: str) -> tuple[subprocess.CompletedProcess, set[str]]:
+    """A command that has run, and the modules it imported. An import of torch takes seconds; a clock would not tell why."""
     command = [sys.executable, "-X", "importtime", "-m", "course_lib", *arguments.split()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
-    assert done.returncode == QUICK[arguments]
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-    assert "argparse" in imported and imported.isdisjoint(HEAVY)
+    assert "argparse" in imported
+    return done, imported
+
+
+@pytest.mark.parametrize("arguments", QUICK)
+def test_help_and_mistakes_import_nothing_heavy(arguments):
+    done, imported = imported_by(arguments)
+    assert done.returncode == QUICK[arguments] and imported.isdisjoint(HEAVY)
     said = "".join(line for line in done.stderr.splitlines() if not line.startswith("import time:"))
     assert max(map(len, done.stdout.splitlines()), default=0) <= 100
     assert "Errno" not in said and ("error: " in said) == (done.returncode == 2)
+
+
+def test_a_file_is_inspected_without_torch():
+    done, imported = imported_by("inspect data/checkpoints/lenet-5.mnist-5k.pruned-paper.cnet")
+    assert done.returncode == 0 and "fc1.weight" in done.stdout
+    assert imported.isdisjoint(set(HEAVY) - {"pandas"})
 
 
 def test_the_system_s_reasons_come_without_their_numbers(monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""Checkpoints to compressed files and back: `python -m course_lib {compress,decompress,inspect}`.
+"""Checkpoints to compressed files and back: `python -m course_lib {compress,decompress}`.
 
 A checkpoint is a safetensors file of any network's state dict. Its weights of two dimensions are taken as dense layers, those
 of three to five as convolutions; all else is stored as it is.
@@ -12,7 +12,6 @@ from course_lib import storage
 from course_lib.files import replacing
 from course_lib.papers import deep_compression
 from course_lib.storage import networks
-from course_lib.tables import as_text
 
 LAYERS = {2: nn.Linear, 3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}  # by dimensions of the weight
 
@@ -56,13 +55,6 @@ def decompress(file: Path, out: Path) -> None:
     with replacing(out) as scratch:
         save_file({name: tensor.contiguous() for name, tensor in compressed.state_dict().items()}, scratch)
     print(f"{out.name}: {len(compressed.tensors)} tensors of {compressed.network or 'a network without a name'}")
-
-
-def inspect(file: Path) -> None:
-    """Print a line per tensor: what it takes in the file, in bits, and the entropy that bounds it."""
-    table = storage.inspect(file)
-    print(f"{file.name}: {file.stat().st_size:,} bytes, of them header {table.attrs['header bytes']:,}")
-    print(as_text(table, index=True))
 
 
 def skeleton(tensors: dict[str, Tensor]) -> nn.Module:

@@ -14,20 +14,21 @@ The kind of a coded tensor is its index bits, that of a raw one its type.
 """
 
 import json
-import math
 import zlib
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 import torch
 from torch import Tensor
 
+from course_lib.coding import coders
+from course_lib.coding.coders import CODERS, Coder
+from course_lib.coding.inspecting import inspect
+from course_lib.coding.reading import HEADER_LIMIT, MAGIC, PREFIX, RAW, VERSION, CorruptFileError, Row, locating, read
 from course_lib.files import replacing
 from course_lib.storage.coded import RAW_TYPES, CodedTensor, CompressedNetwork
-from course_lib.storage.coders import CODERS, Coder, entropy
-from course_lib.storage.reading import CODED, HEADER_LIMIT, MAGIC, PREFIX, RAW, VERSION, CorruptFileError, Row, locating, read
 
-__all__ = ["CODERS", "CodedTensor", "CompressedNetwork", "CorruptFileError", "encode", "inspect", "load", "save"]
+__all__ = ["CODERS", "CodedTensor", "CompressedNetwork", "CorruptFileError", "coders", "encode", "inspect", "load", "save"]
 
 
 def save(compressed: CompressedNetwork, path: str | Path) -> None:
@@ -76,41 +77,12 @@ def load(path: str | Path, max_weights: int = 2**28) -> CompressedNetwork:
     """
     with locating(Path(path).name):
         network, coder, stored = read(Path(path), max_weights)
-        return CompressedNetwork(network, {row.name: tensor for row, tensor in stored}, coder)
+        return CompressedNetwork(network, {row.name: _tensor(row, arrays) for row, arrays in stored}, coder)
 
 
-def inspect(path: str | Path, max_weights: int = 2**28) -> pd.DataFrame:
-    """What each tensor takes in a file, a row a tensor; arguments and errors as for `load`.
-
-    Bits are those of a stream without its table. All bytes, with `attrs["header bytes"]`, add up to the file.
-    """
-    with locating(Path(path).name):
-        stored = read(Path(path), max_weights)[2]
-    table = pd.DataFrame.from_dict({row.name: _costs(row, tensor) for row, tensor in stored}, "index")
-    table.attrs["header bytes"] = Path(path).stat().st_size - sum(sum(row.lengths) for row, _ in stored)
-    return table
-
-
-def _costs(row: Row, tensor: CodedTensor | Tensor) -> dict:
-    """A row of `inspect`."""
-    size = dict.fromkeys(CODED + RAW, 0) | dict(zip(row.parts, row.lengths, strict=True))
-    raw, nothing = isinstance(tensor, Tensor), torch.empty(0)
-    streams = {"code": nothing if raw else tensor.codes, "gap": nothing if raw else tensor.gaps}
-    return {
-        "shape": tuple(row.shape),
-        "weights": math.prod(row.shape),
-        "entries": row.entries,
-        "nonzeros": int((tensor if raw else tensor.codebook[tensor.codes.long()]).count_nonzero()),
-        "index bits": 0 if raw else row.kind,
-        "codebook entries": size["codebook"] // 4,
-        "bytes of codes": size["codes"],
-        "bytes of gaps": size["gaps"],
-        "bytes of tables": size["table of codes"] + size["table of gaps"],
-        "bytes of codebook": size["codebook"],
-        "raw bytes": size["values"],
-        **{f"bits per {name}": 8 * size[f"{name}s"] / len(s) if len(s) else math.nan for name, s in streams.items()},
-        **{f"entropy per {name}": entropy(s) if len(s) else math.nan for name, s in streams.items()},
-    }
+def _tensor(row: Row, arrays: list[np.ndarray]) -> CodedTensor | Tensor:
+    parts = [torch.from_numpy(array) for array in arrays]
+    return parts[0].view(row.shape) if row.parts == RAW else CodedTensor(torch.Size(row.shape), *parts, row.kind)
 
 
 def _to_bytes(tensor: Tensor) -> bytes:
@@ -119,6 +91,6 @@ def _to_bytes(tensor: Tensor) -> bytes:
 
 def _encoded(tensor: CodedTensor, coder: Coder) -> list[bytes]:
     """The parts `CODED`."""
-    codes = coder.encode(tensor.codes, len(tensor.codebook))
-    gaps = coder.encode(tensor.gaps.int() - 1, 2**tensor.index_bits)
+    codes = coder.encode(tensor.codes.cpu(), len(tensor.codebook))
+    gaps = coder.encode(tensor.gaps.cpu().int() - 1, 2**tensor.index_bits)
     return [_to_bytes(tensor.codebook), *codes, *gaps]

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from course_lib.storage.coders import CODERS
+from course_lib.coding.coders import CODERS
+from course_lib.coding.reading import RAW_KINDS, check_entries
 
-RAW_TYPES = {torch.float32: "<f4", torch.float16: "<f2", torch.int64: "<i8"}
+RAW_TYPES = dict(zip((torch.float32, torch.float16, torch.int64), RAW_KINDS, strict=True))
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -34,15 +35,14 @@ class CodedTensor:
         if codebook.dtype != torch.float32 or codebook.dim() != 1 or not 1 <= len(codebook) <= 2**16:
             found = f"{codebook.dtype} of shape {tuple(codebook.shape)}"
             raise ValueError(f"codebook is {found}; expected torch.float32 of shape (k,), k from 1 to 65536")
-        _check_integers("codes", self.codes, 0, len(codebook) - 1)
-        _check_integers("gaps", self.gaps, 1, 2**self.index_bits)
+        _check_integers("codes", self.codes)
+        _check_integers("gaps", self.gaps)
         entries = len(self.codes)
         if len(self.gaps) != (entries if self.index_bits else 0):
             raise ValueError(f"gaps has {len(self.gaps)} entries for {entries} codes and {self.index_bits} index bits")
         if not self.index_bits and entries != numel:
             raise ValueError(f"codes has {entries} entries; without index bits all {numel} weights need one")
-        if self.gaps.sum() > numel:
-            raise ValueError(f"gaps lead to place {self.gaps.sum() - 1}; the tensor has {numel} weights")
+        check_entries(self.codes, self.gaps, len(codebook), self.index_bits, numel)
 
     def decode(self) -> Tensor:
         """The weights, float32 of `shape`: zeros, but for the stored entries."""
@@ -77,9 +77,7 @@ class CompressedNetwork:
         return {name: tensor.decode() if isinstance(tensor, CodedTensor) else tensor for name, tensor in self.tensors.items()}
 
 
-def _check_integers(name: str, values: Tensor, low: int, high: int) -> None:
+def _check_integers(name: str, values: Tensor) -> None:
     if values.dtype not in INTEGERS or values.dim() != 1:
         found = f"{values.dtype} of shape {tuple(values.shape)}"
         raise ValueError(f"{name} is {found}; expected shape (e,) and one of {', '.join(map(str, INTEGERS))}")
-    if len(values) and not low <= values.min() <= values.max() <= high:
-        raise ValueError(f"{name} goes from {values.min()} to {values.max()}; allowed are {low} to {high}")

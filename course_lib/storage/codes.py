@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from course_lib.coding.coders import pack_bits, unpack_bits
 from course_lib.kmeans import code_type, look_up
-from course_lib.storage.coders import pack_bits, unpack_bits
 
 WEIGHT_BITS = 32  # of a plain weight, and of a number in a codebook
 
@@ -156,7 +156,7 @@ def pack(weight: Quantized) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = weight.tensors()
     if "codes" in tensors:
         facts |= dict(codes=list(tensors["codes"].shape), width=weight.code_bits)
-        tensors["codes"] = pack_bits(tensors["codes"], weight.code_bits)
+        tensors["codes"] = torch.from_numpy(pack_bits(tensors["codes"].cpu(), weight.code_bits))
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, facts
 
 
@@ -172,7 +172,7 @@ def unpack(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Quantized
         found = {f.name: tensors.get(f.name) for f in fields(kind) if f.name not in ("shape", *facts)}
         if "codes" in facts:
             codes_shape, width = torch.Size(facts.pop("codes")), facts.pop("width")
-            codes = unpack_bits(tensors["codes"], width, codes_shape.numel())
+            codes = torch.from_numpy(unpack_bits(tensors["codes"].cpu().numpy(), width, codes_shape.numel()))
             found["codes"] = codes.view(codes_shape).to(code_type(2**width))
         weight = kind(shape, **found, **facts)
         weight.decode()  # fails where codes, codebooks and shape do not belong together

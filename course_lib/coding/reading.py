@@ -9,20 +9,18 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from course_lib.storage.coded import RAW_TYPES, CodedTensor
-from course_lib.storage.coders import CODERS, Coder
+from course_lib.coding.coders import CODERS, Coder
 
 MAGIC, VERSION = b"CNET", 1
 PREFIX = struct.Struct("<4sBII")
 HEADER_LIMIT = 2**20  # bytes of JSON: some ten thousand tensors
 CODED = ("codebook", "table of codes", "codes", "table of gaps", "gaps")
 RAW = ("values",)
+RAW_KINDS = ("<f4", "<f2", "<i8")
 
 
 class CorruptFileError(ValueError):
@@ -53,7 +51,8 @@ def locating(where: str) -> Iterator[None]:
         raise CorruptFileError(f"{where}: {error}") from error
 
 
-def read(path: Path, max_weights: int) -> tuple[str, str, list[tuple[Row, CodedTensor | Tensor]]]:
+def read(path: Path, max_weights: int) -> tuple[str, str, list[tuple[Row, list[np.ndarray]]]]:
+    """Return the network's name, the coder's, and of each tensor its values, or its codebook, codes and gaps, all flat."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         with locating("header"):
@@ -64,7 +63,7 @@ def read(path: Path, max_weights: int) -> tuple[str, str, list[tuple[Row, CodedT
             end = file.tell() + sum(sum(row.lengths) for row in rows)
             if end != size:
                 raise ValueError(f"it declares a file of {end} bytes; this one has {size}")
-        return network, coder, [(row, _tensor(file, row, CODERS[coder])) for row in rows]
+        return network, coder, [(row, _arrays(file, row, CODERS[coder])) for row in rows]
 
 
 def _header(file: BinaryIO, size: int) -> tuple[str, str, list[Row]]:
@@ -112,8 +111,8 @@ def _row(value: object) -> Row:
         case _:
             raise ValueError(f"a tensor is {reprlib.repr(value)}; expected [name, shape, kind, entries, lengths, CRC-32s]")
     with locating(f"tensor {row.name!r:.80}"):
-        if row.kind not in RAW_TYPES.values() and not (_are_counts([row.kind]) and row.kind <= 16):
-            raise ValueError(f"its kind is {reprlib.repr(row.kind)}; allowed are 0 to 16, {', '.join(RAW_TYPES.values())}")
+        if row.kind not in RAW_KINDS and not (_are_counts([row.kind]) and row.kind <= 16):
+            raise ValueError(f"its kind is {reprlib.repr(row.kind)}; allowed are 0 to 16, {', '.join(RAW_KINDS)}")
         _check_sizes(row)
     return row
 
@@ -138,23 +137,33 @@ def _are_counts(values: list) -> bool:
     return all(type(value) is int and 0 <= value < 2**40 for value in values)  # True is no int here
 
 
-def _tensor(file: BinaryIO, row: Row, coder: Coder) -> CodedTensor | Tensor:
+def _arrays(file: BinaryIO, row: Row, coder: Coder) -> list[np.ndarray]:
     with locating(f"tensor {row.name!r:.80}"):
         data = []
         for part, length, checksum in zip(row.parts, row.lengths, row.checksums, strict=True):
             with locating(part):
                 data.append(_verified(file.read(length), checksum))
         if row.parts == RAW:
-            return _from_bytes(data[0], row.kind).view(row.shape)
+            return [_from_bytes(data[0], row.kind)]
         with locating("codebook"):
             codebook = _from_bytes(data[0], "<f4")
         with locating("codes"):
             codes = coder.decode(data[1], data[2], len(codebook), row.entries)
         with locating("gaps"):
-            gaps = coder.decode(data[3], data[4], 2**row.kind, row.entries if row.kind else 0).int() + 1
-        return CodedTensor(torch.Size(row.shape), codebook, codes, gaps, row.kind)
+            gaps = coder.decode(data[3], data[4], 2**row.kind, row.entries if row.kind else 0).astype(np.int32) + 1
+        check_entries(codes, gaps, len(codebook), row.kind, math.prod(row.shape))
+        return [codebook, codes, gaps]
 
 
-def _from_bytes(data: bytes, kind: str) -> Tensor:
+def check_entries(codes: Any, gaps: Any, k: int, index_bits: int, weights: int) -> None:
+    """Raise ValueError unless codes name an entry of the codebook, and gaps a place in the tensor; arrays or tensors."""
+    for name, values, low, high in (("codes", codes, 0, k - 1), ("gaps", gaps, 1, 2**index_bits)):
+        if len(values) and not low <= values.min() <= values.max() <= high:
+            raise ValueError(f"{name} goes from {values.min()} to {values.max()}; allowed are {low} to {high}")
+    if gaps.sum() > weights:
+        raise ValueError(f"gaps lead to place {gaps.sum() - 1}; the tensor has {weights} weights")
+
+
+def _from_bytes(data: bytes, kind: str) -> np.ndarray:
     values = np.frombuffer(data, kind)
-    return torch.from_numpy(values.astype(values.dtype.newbyteorder("=")))
+    return values.astype(values.dtype.newbyteorder("="))

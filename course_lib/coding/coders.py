@@ -19,10 +19,9 @@ from typing import NamedTuple
 
 import constriction
 import numpy as np
-import torch
 from bitarray import bitarray
 from bitarray.util import canonical_decode, canonical_huffman
-from torch import Tensor
+from numpy.typing import ArrayLike
 
 TABLE = struct.Struct("<HB")
 
@@ -30,18 +29,18 @@ TABLE = struct.Struct("<HB")
 class Coder(NamedTuple):
     """Integers from 0 to alphabet - 1 as a table and a stream, and back."""
 
-    encode: Callable[[Tensor, int], tuple[bytes, bytes]]  # symbols (n,), alphabet -> table, stream
-    decode: Callable[[bytes, bytes, int, int], Tensor]  # table, stream, alphabet, n -> symbols; ValueError if they are damaged
+    encode: Callable[[ArrayLike, int], tuple[bytes, bytes]]  # symbols (n,), alphabet -> table, stream
+    decode: Callable[[bytes, bytes, int, int], np.ndarray]  # table, stream, alphabet, n -> symbols; ValueError if damaged
 
 
-def _encode_fixed(symbols: Tensor, alphabet: int) -> tuple[bytes, bytes]:
-    return b"", pack_bits(symbols, (alphabet - 1).bit_length()).numpy().tobytes()
+def _encode_fixed(symbols: ArrayLike, alphabet: int) -> tuple[bytes, bytes]:
+    return b"", pack_bits(symbols, (alphabet - 1).bit_length()).tobytes()
 
 
-def _decode_fixed(table: bytes, stream: bytes, alphabet: int, count: int) -> Tensor:
+def _decode_fixed(table: bytes, stream: bytes, alphabet: int, count: int) -> np.ndarray:
     if table:
         raise ValueError(f"it has a table of {len(table)} bytes; the coder 'fixed' has none")
-    return torch.from_numpy(_unpacked(stream, (alphabet - 1).bit_length(), count))
+    return _unpacked(stream, (alphabet - 1).bit_length(), count)
 
 
 def _encode_huffman(ranks: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, bytes]:
@@ -100,8 +99,8 @@ def _model(numbers: np.ndarray) -> constriction.stream.model.Categorical:
 def _with_table(encode: Callable, decode: Callable) -> Coder:
     """A coder of symbols from one of their ranks, which needs a number for each; a single symbol needs no stream."""
 
-    def encode_symbols(symbols: Tensor, alphabet: int) -> tuple[bytes, bytes]:
-        flat = symbols.cpu().numpy()
+    def encode_symbols(symbols: ArrayLike, alphabet: int) -> tuple[bytes, bytes]:
+        flat = np.asarray(symbols)
         counts = np.bincount(flat)
         used = np.flatnonzero(counts)
         if len(used) < 2:
@@ -110,12 +109,12 @@ def _with_table(encode: Callable, decode: Callable) -> Coder:
         numbers, stream = encode(ranks, counts[used])
         return _pack_table(used, numbers), stream
 
-    def decode_symbols(table: bytes, stream: bytes, alphabet: int, count: int) -> Tensor:
+    def decode_symbols(table: bytes, stream: bytes, alphabet: int, count: int) -> np.ndarray:
         used, numbers = _unpack_table(table, alphabet)
         if (len(used) == 0) != (count == 0) or (len(used) < 2 and stream):
             raise ValueError(f"{count} symbols, {len(used)} different ones, have a stream of {len(stream)} bytes")
         used = used.astype(np.uint8 if alphabet <= 256 else np.int32)
-        return torch.from_numpy(np.resize(used, count) if len(used) < 2 else used[decode(numbers, stream, count)])
+        return np.resize(used, count) if len(used) < 2 else used[decode(numbers, stream, count)]
 
     return Coder(encode_symbols, decode_symbols)
 
@@ -133,7 +132,7 @@ def _pack_table(used: np.ndarray, numbers: np.ndarray) -> bytes:
     last, width = int(used[-1]), int(numbers.max() - 1).bit_length()
     full = len(used) == last + 1
     mask = b"" if full else np.packbits(np.bincount(used).astype(bool)).tobytes()
-    return TABLE.pack(last, width + 128 * full) + mask + pack_bits(torch.from_numpy(numbers - 1), width).numpy().tobytes()
+    return TABLE.pack(last, width + 128 * full) + mask + pack_bits(numbers - 1, width).tobytes()
 
 
 def _unpack_table(table: bytes, alphabet: int) -> tuple[np.ndarray, np.ndarray]:
@@ -156,13 +155,13 @@ def _unpack_table(table: bytes, alphabet: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _unpacked(packed: bytes, width: int, count: int) -> np.ndarray:
     """(count,), from `unpack_bits`; refuses ones behind the last code."""
-    codes = unpack_bits(torch.from_numpy(np.frombuffer(packed, np.uint8).copy()), width, count).numpy()
+    codes = unpack_bits(np.frombuffer(packed, np.uint8), width, count)
     if packed and packed[-1] % (1 << (8 * len(packed) - count * width)):
         raise ValueError(f"there are ones behind the last of {count} codes")
     return codes
 
 
-def pack_bits(codes: Tensor, width: int) -> Tensor:
+def pack_bits(codes: ArrayLike, width: int) -> np.ndarray:
     """Codes in `width` bits each, the highest bit first, zeros behind the last one; uint8 of shape (ceil(n width / 8),).
 
     Args:
@@ -172,21 +171,21 @@ def pack_bits(codes: Tensor, width: int) -> Tensor:
     Raises:
         ValueError: a width out of range, or a code that does not fit.
 
-    >>> pack_bits(torch.tensor([1, 2, 3, 0]), 2).tolist() == [0b01_10_11_00]
+    >>> pack_bits([1, 2, 3, 0], 2).tolist() == [0b01_10_11_00]
     True
     """
     if not 0 <= width <= 31:
         raise ValueError(f"width is {width}; allowed are 0 to 31 bits")
-    flat = codes.detach().cpu().flatten().numpy()
+    flat = np.asarray(codes).ravel()
     if flat.size and not (flat.min() >= 0 and int(flat.max()) < 2**width):
         raise ValueError(f"codes go from {flat.min()} to {flat.max()}; {width} bits hold 0 to {2**width - 1}")
     bits = np.empty((flat.size, width), np.uint8)
     for place in range(width):
         bits[:, place] = (flat >> (width - 1 - place)) & 1
-    return torch.from_numpy(np.packbits(bits))
+    return np.packbits(bits)
 
 
-def unpack_bits(packed: Tensor, width: int, count: int) -> Tensor:
+def unpack_bits(packed: np.ndarray, width: int, count: int) -> np.ndarray:
     """The `count` codes that `pack_bits` packed; uint8 up to a width of 8, else int32.
 
     Raises:
@@ -194,14 +193,15 @@ def unpack_bits(packed: Tensor, width: int, count: int) -> Tensor:
     """
     if len(packed) != -(-count * width // 8):
         raise ValueError(f"packed has {len(packed)} bytes; {count} codes of {width} bits take {-(-count * width // 8)}")
-    bits = np.unpackbits(packed.cpu().numpy(), count=count * width).reshape(count, width)
+    bits = np.unpackbits(packed, count=count * width).reshape(count, width)
     codes = np.zeros(count, np.uint8 if width <= 8 else np.int32)
     for place in range(width):
         codes = (codes << 1) | bits[:, place]
-    return torch.from_numpy(codes)
+    return codes
 
 
-def entropy(symbols: Tensor) -> float:
+def entropy(symbols: ArrayLike) -> float:
     """Bits a symbol of the symbols' own histogram; any shape, 0 if there are none."""
-    shares = symbols.unique(return_counts=True)[1].double() / max(1, symbols.numel())
-    return abs(float((shares * shares.log2()).sum()))
+    counts = np.unique(symbols, return_counts=True)[1]
+    shares = counts / max(1, counts.sum())
+    return abs(float((shares * np.log2(shares)).sum()))
