@@ -23,7 +23,7 @@ PARALLEL = -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder -
 NOTEBOOKS = $(if $(wildcard notebooks/*.ipynb),--nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks)
 ONE = $(if $(N),--only $(N))
 
-.PHONY: lab test test-slow test-network run notebooks results release grade bench lint format lock clean help
+.PHONY: lab test test-browser test-slow test-network run notebooks results release grade bench lint format lock clean help
 
 lab: .venv/.installed  ## open JupyterLab on your own copies of the notebooks; without a display, print its address
 	$(COURSE) work
@@ -33,6 +33,9 @@ lab: .venv/.installed  ## open JupyterLab on your own copies of the notebooks; w
 
 test: lint  ## run every test that is quick and needs no network, and every notebook at smoke scale
 	$(PYTEST) $(PARALLEL) tests $(NOTEBOOKS)
+
+test-browser: .venv/.installed  ## use the course in JupyterLab, in Chromium: pictures and failures are left in build/browser
+	$(PYTEST) -m browser -rs tests/browser
 
 test-slow: .venv/.installed  ## run the tests that take minutes: every notebook's grading, a forger fifty times, large networks
 	$(PYTEST) $(PARALLEL) -m slow tests

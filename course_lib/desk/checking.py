@@ -84,7 +84,7 @@ class Report:
 
 def told(case: Case) -> list[tuple[str, str]]:
     """Return what a case tells, as (label, text)."""
-    given = [("case:", case.call), ("came:", case.came), ("expected:", case.expected), ("hint:", case.hint)]
+    given = [("case:", case.call), ("got:", case.came), ("expected:", case.expected), ("hint:", case.hint)]
     return [(label, text) for label, text in given if text]
 
 

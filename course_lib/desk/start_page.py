@@ -26,7 +26,7 @@ each cell with <kbd>Shift</kbd> + <kbd>Enter</kbd>, and solve the exercises at i
 
 ## The notebooks
 
-| notebook | time | where you are | points by tests |
+| notebook | time to run | where you are | points by tests |
 | --- | --- | --- | --- |
 {rows}
 

@@ -1,5 +1,6 @@
 """The files of the course as JupyterLab sees them: originals can be read and run, not changed; no file holds widgets."""
 
+import platform
 from typing import Any
 
 from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
@@ -26,6 +27,9 @@ class CourseContents(AsyncLargeFileManager):
         model = await super().get(path, content=content, **options)
         if model["type"] == "notebook" and model["content"]:
             without_widgets(model["content"])  # a file that was saved elsewhere may hold some
+            # JupyterLab notes the interpreter's version, and would ask who closes an unread notebook whether to save that
+            if language := model["content"]["metadata"].get("language_info"):
+                language["version"] = platform.python_version()
         if is_original(path):
             model["writable"] = False
         elif content and model["type"] == "notebook":

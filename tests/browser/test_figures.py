@@ -9,16 +9,10 @@ from PIL import Image
 
 from course_lib.commands import execute
 from course_lib.notebook import pictures, plots
-from tests.browser.chromium import Visit, chromium
+from tests.browser.chromium import Visit
 from tests.notebook.test_colours import DARK, WHITE
 
 ALT = 'Two bars, "a" twice as long as <b>.'
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from PIL import Image
 
 from course_lib.classroom import cells, gradebook, text
 from course_lib.classroom.gradebook import Course
-from tests.browser.chromium import Visit, chromium
+from tests.browser.chromium import Visit
 from tests.classroom.mini import UNIT, by_id, mini, submission
 from tests.http_server import serving
 from tests.processes import kill
@@ -186,12 +186,6 @@ def answers(address: str) -> bool:
     with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as reply:
         return reply.status == 200
     return False
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(params=["feedback", "form grader"])
