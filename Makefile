@@ -35,7 +35,7 @@ test: lint  ## run every test that is quick and needs no network, and every note
 	$(PYTEST) $(PARALLEL) tests $(NOTEBOOKS)
 
 test-browser: .venv/.installed  ## use the course in JupyterLab, in Chromium: pictures and failures are left in build/browser
-	$(PYTEST) -m browser -rs tests/browser
+	$(PYTEST) $(PARALLEL) -m browser -rs tests/browser
 
 test-slow: .venv/.installed  ## run the tests that take minutes: every notebook's grading, a forger fifty times, large networks
 	$(PYTEST) $(PARALLEL) -m slow tests
