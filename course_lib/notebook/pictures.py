@@ -1,6 +1,7 @@
 """How a figure reaches a reader: as wide as a phone allows, sharp, right in both themes, with a text that stands for it."""
 
 import base64
+import functools
 import html
 import io
 import re
@@ -55,14 +56,19 @@ def metadata(alt: str) -> dict:
 
 
 def element(fig: plt.Figure, alt: str) -> str:
-    """Return a figure as an `<img>` element with its picture inside.
+    """Return a figure as an `<img>` element with its picture inside; arguments and errors as for `image`."""
+    return image(svg(fig), alt)
+
+
+def image(drawn: str, alt: str) -> str:
+    """Return an SVG as an `<img>` element.
 
     Raises:
         ValueError: there is no alternative text.
     """
     if not alt.strip():
         raise ValueError("a figure needs a text for those who cannot see it: figure(fig, 'Accuracy falls from 98 to 40 % …')")
-    picture = base64.b64encode(svg(fig).encode()).decode()
+    picture = base64.b64encode(drawn.encode()).decode()
     return f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{picture}">'
 
 
@@ -95,7 +101,8 @@ def fit(fig: plt.Figure) -> None:
         ax.tick_params(which="both", labelsize=TEXT)
     for text in fig.findobj(Text):
         text.set_fontsize(max(text.get_fontsize(), TEXT))
-    fig.draw_without_rendering()  # now the axes have their places
+    if fig.get_layout_engine() is not None:
+        fig.draw_without_rendering()  # now the axes have their places
     rooms = _rooms(fig)
     for text in fig.findobj(Text):
         if text.get_text() and (room := rooms.get(text.get_text())):
@@ -128,6 +135,7 @@ def _broken(text: str, points: float, room: float) -> str:
     return "\n".join(lines)
 
 
+@functools.cache
 def _width(text: str, points: float) -> float:
     return TextPath((0, 0), text, size=points).get_extents().width / 72
 
