@@ -23,10 +23,10 @@ STOREYS = [
     ["classroom"],
     ["desk"],
     ["notebook", "lab"],
-    ["lessons", "commands"],  # leaves: only the command line calls some
+    ["lessons", "play", "commands"],  # leaves: only the command line calls some
     ["__main__"],
 ]
-APART = {"papers", "lessons"}  # packages whose modules do not import one another; those of the others may
+APART = {"papers", "lessons", "play"}  # packages whose modules do not import one another; those of the others may
 HISTORY = {("papers.deep_compression", "papers.weight_pruning")}
 HEIGHT = {room: height for height, rooms in enumerate(STOREYS) for room in rooms}
 

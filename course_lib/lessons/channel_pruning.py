@@ -1,7 +1,7 @@
-"""What notebook 06 shows of one trained network beside its cells: the LASSO's path, the widget panel and what that draws."""
+"""What notebook 06 shows of one trained network beside its cells: the LASSO's path."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import torch
@@ -11,36 +11,8 @@ from course_lib import least_squares
 from course_lib.experiments import channel_choices as choices
 from course_lib.experiments.channel_choices import LARGEST, LASSO, RESPONSE
 from course_lib.notebook import plots
-from course_lib.notebook.panels import panel
 from course_lib.notebook.plots import COLOURS
 from course_lib.papers import channel_pruning as paper
-
-
-def lasso_view(model: nn.Module, layers: Mapping[str, choices.Layer], layer: str, share: float) -> plt.Figure:
-    """Draw the path of the LASSO over a layer's channels, and what the kept ones explain by each way of choosing them.
-
-    Args:
-        model: a trained network; it is left as it was.
-        layers: from `channel_choices.layers_of`.
-        layer: one of these.
-        share: of its input channels to keep.
-    """
-    seen, unseen, strongest = layers[layer]
-    weight = model.get_submodule(layer).weight.detach().flatten(2)
-    keep = max(1, round(share * len(strongest)))
-    ways = choices.ways_of_choosing(weight, seen, strongest, keep)
-    shares = {way: least_squares.explained(unseen, least_squares.refit(seen, kept)[0]) for way, kept in ways.items()}
-
-    fig, (left, right) = plt.subplots(1, 2, figsize=(7.0, 3.0), width_ratios=(3, 2))
-    _draw_path(left, weight, seen, ways[LASSO].tolist())
-    left.set_title(f"blue: the {keep} of {len(strongest)} that last longest")
-    drawn = right.barh(list(shares), [100 * share for share in shares.values()], color=COLOURS[: len(shares)])
-    right.bar_label(drawn, [f"{share:.0%}" for share in shares.values()], padding=2)
-    right.set(xlim=(0, 115), xlabel=f"explained of {layer}'s output,\nnew images (%)")
-    right.invert_yaxis()
-    title = f"{layer} with {keep} of {len(strongest)} channels: {shares[LASSO]:.0%} explained"
-    fig.suptitle(f"{title}, by the largest norms {shares[RESPONSE]:.0%}", x=0.01, ha="left", fontsize=11)
-    return fig
 
 
 def _draw_path(ax: plt.Axes, weight: Tensor, seen: least_squares.Moments, kept: Sequence[int]) -> None:
@@ -52,17 +24,6 @@ def _draw_path(ax: plt.Axes, weight: Tensor, seen: least_squares.Moments, kept: 
     ax.plot(penalties, betas[:, kept], color=COLOURS[0], linewidth=0.8)
     ax.set(xlabel="penalty", ylabel="beta of a channel")
     ax.set_xscale("symlog", linthresh=float(penalties[0]) / 1000)
-
-
-def lasso_panel(model: nn.Module, layers: Mapping[str, choices.Layer]):
-    """Return an ipywidgets box: layer and share of its channels over `lasso_view`."""
-    import ipywidgets
-
-    controls = {
-        "layer": ipywidgets.Dropdown(options=list(layers), description="layer"),
-        "share": ipywidgets.FloatSlider(0.5, min=0.1, max=0.9, step=0.1, description="kept", continuous_update=False),
-    }
-    return panel(controls, lambda chosen: lasso_view(model, layers, **chosen))
 
 
 def path_figure(model: nn.Module, layer: choices.Layer, name: str, keep: int, keeps: Sequence[int]) -> plt.Figure:

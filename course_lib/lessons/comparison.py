@@ -1,4 +1,4 @@
-"""What notebook 08 shows beside its cells: schematics, figures of recorded rows, the panel and the claims."""
+"""What notebook 08 shows beside its cells: schematics, figures of recorded rows and the claims."""
 
 from collections.abc import Collection, Mapping
 
@@ -12,7 +12,6 @@ from course_lib.data import Split
 from course_lib.experiments import one_shot, points_lost
 from course_lib.experiments.currencies import CURRENCIES
 from course_lib.notebook import Claim, plots
-from course_lib.notebook.panels import panel
 
 # paper, network, what is counted, times less, accuracy as the paper tells it. Li's and Luo's FLOPs are MACs times two
 HEADLINES = (
@@ -175,48 +174,6 @@ def currencies_figure(priced: pd.DataFrame) -> plt.Figure:
     axes.flat[-1].legend(handles=handles, loc="center", fontsize=7.5, ncols=2)
     fig.suptitle("The same networks in five currencies: what is saved depends on what is counted", x=0.01, ha="left", fontsize=11)
     return fig
-
-
-def comparison_view(priced: pd.DataFrame, network: str, rate: float, currency: str, when: str) -> plt.Figure:
-    """Draw the points that all arms at one network and rate lose, with what they save in one currency.
-
-    Args:
-        priced: as `currencies.prices` gives it.
-        network: of `models.build`.
-        rate: of the shape or file.
-        currency: a value of `CURRENCIES`.
-        when: a key of WHEN.
-    """
-    column, saved = WHEN[when], {name: key for key, name in CURRENCIES.items()}[currency]
-    lines = priced[(priced.network == network) & (priced.rate == rate)].dropna(subset=column)
-    fig, ax = plt.subplots(figsize=(8.0, 3.8))
-    if lines.empty:
-        ax.set_title(f"{network} at {rate:g}x: no rows yet")
-        return fig
-    order = lines.groupby("method")[column].mean().sort_values().index
-    for place, arm in enumerate(order):
-        _interval(ax, lines[lines.method == arm][column], place, COLOURS.get(arm, plots.BLUE))
-    ratio = lines.groupby("method")[saved].mean()
-    ax.set_yticks(range(len(order)), [arm if np.isnan(ratio[arm]) else f"{arm} ({ratio[arm]:.2f}x)" for arm in order])
-    ax.invert_yaxis()
-    best = next(arm for arm in order if arm != "dense")
-    loss = lines[lines.method == best][column].mean()
-    ax.set(xlabel=f"points of test accuracy lost, {when}; in brackets: times less {currency}")
-    ax.set_title(f"{network} at {rate:g}x, {when}: {best} loses least, {loss:.2f} points")
-    return fig
-
-
-def comparison_panel(priced: pd.DataFrame):
-    """Network, rate, currency, and before or after retraining, over `comparison_view`; gives an ipywidgets box."""
-    import ipywidgets
-
-    controls = {
-        "network": ipywidgets.Dropdown(options=sorted(set(priced.network), reverse=True), description="network"),
-        "rate": ipywidgets.Dropdown(options=sorted(set(priced.rate) - {1.0}), description="rate"),
-        "currency": ipywidgets.Dropdown(options=list(CURRENCIES.values()), description="currency"),
-        "when": ipywidgets.Dropdown(options=list(WHEN), description="when"),
-    }
-    return panel(controls, lambda chosen: comparison_view(priced, **chosen))
 
 
 def cut(method: str, model: nn.Module, widths: Mapping[str, int], images: Split, positions: int = 10) -> nn.Module:

@@ -1,6 +1,5 @@
-"""What notebook 05 shows beside its cells: tables and figures of recorded rows, and the widget panel."""
+"""What notebook 05 shows beside its cells: tables and figures of recorded rows."""
 
-import copy
 import dataclasses
 from collections.abc import Iterable, Mapping
 
@@ -13,7 +12,7 @@ from torch import nn
 from course_lib.data import Split
 from course_lib.evidence import DOES_NOT, HOLDS, UNDECIDED, Verdict, better, interval, no_worse, verdict
 from course_lib.experiments import deep_compression as experiments
-from course_lib.experiments.compressed_files import PAPER_LAYERS, dense_bytes, file_size, inspect
+from course_lib.experiments.compressed_files import PAPER_LAYERS
 from course_lib.experiments.size_curves import (
     best_within,
     by_bits,
@@ -26,11 +25,8 @@ from course_lib.experiments.size_curves import (
     sizes,
 )
 from course_lib.notebook import Claim
-from course_lib.notebook.panels import panel
-from course_lib.notebook.plots import lines, stacked_bars
-from course_lib.papers import deep_compression
+from course_lib.notebook.plots import lines
 
-PARTS = ("codes", "gaps", "tables", "codebook")
 # Section 5 and tables 4 and 5, which nothing here can repeat: error in percent (top-1, top-5), size, and rate by stage
 PUBLISHED = {
     "AlexNet": ("42.78 / 19.73 %", "42.78 / 19.70 %", "240 MB", "9x", "27x", "35x", "6.9 MB"),
@@ -255,37 +251,3 @@ def with_interval(values: Iterable[float], form: str = ".2f") -> str:
 def output_change(model: nn.Module, other: nn.Module, split: Split) -> float:
     """Return the mean squared difference of two networks' outputs on the images of a split."""
     return (model(split.images) - other(split.images)).square().mean().item()
-
-
-def file_view(model: nn.Module, split: Split, bits: int, index_bits: int, coder: str) -> plt.Figure:
-    """Draw what the parts of each layer take in the compressed file, with its size and the error of the network that it holds.
-
-    Args:
-        model: a pruned network; it is left as it was.
-        split: what the error is measured on.
-        bits: of a code, the same in all layers.
-        index_bits: of a gap.
-        coder: 'fixed', 'huffman' or 'ans'.
-    """
-    compressed = deep_compression.compress(model, bits=bits, index_bits=index_bits, coder=coder)
-    table = inspect(compressed)
-    layers = [name for name in table.index if name.endswith("weight")]
-    parts = {part: {name: table.loc[name, f"bytes of {part}"] / 1000 for name in layers} for part in PARTS}
-    restored = copy.deepcopy(model)
-    restored.load_state_dict(compressed.state_dict())
-    size, dense = file_size(compressed), dense_bytes(model)
-    error = f"error {experiments.error(model, split):.2f} -> {experiments.error(restored, split):.2f} %"
-    title = f"{size / 1000:.1f} kB, {dense / size:.0f}x smaller; {error} on {len(split.labels):,} images, untrained"
-    return stacked_bars(parts, title=title, xlabel="kilobytes in the file (biases and header not drawn)")
-
-
-def file_panel(model: nn.Module, split: Split):
-    """Bits of a code, bits of a gap and the coder over `file_view`; returns an ipywidgets box."""
-    import ipywidgets
-
-    controls = {
-        "bits": ipywidgets.IntSlider(4, min=1, max=8, description="code bits", continuous_update=False),
-        "index_bits": ipywidgets.IntSlider(5, min=2, max=10, description="gap bits", continuous_update=False),
-        "coder": ipywidgets.Dropdown(options=["fixed", "huffman", "ans"], value="huffman", description="coder"),
-    }
-    return panel(controls, lambda chosen: file_view(model, split, **chosen))

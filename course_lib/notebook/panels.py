@@ -19,17 +19,18 @@ HOW_TO_PLAY = "To play, open this notebook in JupyterLab, run its cells, and mov
 # Its name and number stay for screen readers; to everyone else the picture tells them
 STYLE = """<style>
 .course-panel {max-width: 482px; overflow: visible}
-.course-stage {position: relative; overflow: visible}
+.course-panel .widget-html-content {line-height: 1.4}
 .course-panel img {display: block; width: 100%}
+.course-stage {position: relative; overflow: visible}
 .course-stage > .widget-slider {position: absolute; margin: 0; min-width: 0}
 .course-stage > .widget-slider > :is(.widget-label, .widget-readout) {position: absolute; clip-path: inset(50%); width: 1px}
 .course-stage .slider-container {margin: 0; width: 100%; height: 100%; display: flex}
 .course-stage .noUi-target {width: 100%; height: 100%; margin: 0; background: none; border: none; box-shadow: none}
-.course-stage .noUi-connects {background: none}
-.course-stage .noUi-connect {background: none}
-.course-stage .noUi-handle {top: 0; right: -8px; width: 16px; height: 100%; border: none; border-radius: 4px;
-  background: rgba(128, 128, 128, 0.25); box-shadow: none; cursor: ew-resize}
-.course-stage .noUi-handle:is(:hover, :focus) {background: rgba(128, 128, 128, 0.5)}
+.course-stage :is(.noUi-connects, .noUi-connect) {background: none}
+.course-stage .noUi-origin {height: 100% !important}
+.course-stage .noUi-handle {top: 0 !important; height: 100% !important; width: 14px !important; right: -7px !important;
+  border: none !important; border-radius: 4px !important; background: rgba(128, 128, 128, 0.35) !important; cursor: ew-resize}
+.course-stage .noUi-handle:is(:hover, :focus) {background: rgba(128, 128, 128, 0.6) !important}
 </style>"""
 
 Setting = dict[str, Any]  # name of a control -> its value; None where it does not apply
@@ -76,6 +77,8 @@ class Panel(ipywidgets.VBox):
         stage = ipywidgets.Box([self.picture, *(self.controls[name] for name in over or {})])
         stage.add_class("course-stage")
         beside = [control for name, control in self.controls.items() if name not in (over or {})]
+        for control in beside:
+            control.layout.width = "100%"
         super().__init__([_text(STYLE), self.aim, *beside, stage, self.readout, self.dots])
         self.add_class("course-panel")
         fig, alt = self._answered()

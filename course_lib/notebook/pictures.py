@@ -9,6 +9,7 @@ import textwrap
 
 import matplotlib.pyplot as plt
 from IPython.display import display
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.text import Text
 from matplotlib.textpath import TextPath
 from PIL import Image
@@ -101,7 +102,7 @@ def fit(fig: plt.Figure) -> None:
         ax.tick_params(which="both", labelsize=TEXT)
     for text in fig.findobj(Text):
         text.set_fontsize(max(text.get_fontsize(), TEXT))
-    if fig.get_layout_engine() is not None:
+    if not isinstance(fig.get_layout_engine(), PlaceHolderLayoutEngine):
         fig.draw_without_rendering()  # now the axes have their places
     rooms = _rooms(fig)
     for text in fig.findobj(Text):

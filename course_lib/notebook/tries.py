@@ -131,6 +131,7 @@ def _short(number: float) -> str:
 
 def canvas(height: float, *places: tuple[float, float, float, float]) -> tuple[plt.Figure, Any]:
     """Return a figure, and axes at fixed places: left, bottom, width and height as shares of it; one place gives one axes."""
-    fig = plt.figure(figsize=(WIDTH, height), layout="none")  # a layout would move the axes with the length of their labels
+    fig = plt.figure(figsize=(WIDTH, height))
+    fig.set_layout_engine("none")  # it would move the axes with the length of their labels
     axes = [fig.add_axes(place) for place in places]
     return fig, axes[0] if len(axes) == 1 else axes

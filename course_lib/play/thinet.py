@@ -34,17 +34,19 @@ class Layer(NamedTuple):
     tail: Tail
 
 
-def layer_of(model: nn.Sequential, name: str, images: Tensor, split: Split) -> Layer:
-    """Return what the panel needs of a layer.
+def layers_of(model: nn.Sequential, names: list[str], images: Tensor, split: Split) -> dict[str, Layer]:
+    """Return what the panel needs of some layers.
 
     Args:
         model: a trained network.
-        name: of the layer.
+        names: of the layers.
         images: (N, ...), training images for the choice.
         split: what the accuracy is measured on.
     """
-    zeros = network_trimming.apoz(model, Split(images, images.new_zeros(len(images))), [name])[name]
-    return Layer(thinet.channel_contributions(model, name, images), zeros, Tail(model, name, split))
+    zeros = network_trimming.apoz(model, Split(images, images.new_zeros(len(images))), names)
+    return {
+        name: Layer(thinet.channel_contributions(model, name, images), zeros[name], Tail(model, name, split)) for name in names
+    }
 
 
 def kept_by(criterion: str, model: nn.Module, name: str, layer: Layer, keep: int, images: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ def measure(
 
     Args:
         model: a trained network.
-        layers: from `layer_of`.
+        layers: from `layers_of`.
         images: (N, ...), training images for the choice.
         whole: accuracy of the model in percent, and its MACs.
         setting: layer, share of its filters to keep, and criterion.
@@ -144,6 +146,6 @@ def panel(model: nn.Sequential, images: Tensor, split: Split) -> Panel:
     size = Axis("MACs left (%, log scale)", (70, 75, 80, 85, 90, 95, 100))
     score = Axis("accuracy (%)", (10, 50, 70, 80, 85, 90, 92), whole=100)
     memory = Memory(size, score, aim, ways=channel_sets.CRITERIA)
-    layers = {name: layer_of(model, name, images, split) for name in names}
+    layers = layers_of(model, names, images, split)
     energy = {name: energies(layer.contributions) for name, layer in layers.items()}
     return Panel(controls, partial(measure, model, layers, images, whole), partial(draw, energy), aim, memory)
