@@ -23,6 +23,7 @@ STOREYS = [
     ["classroom"],
     ["desk"],
     ["notebook", "lab"],
+    ["drawings"],
     ["lessons", "play", "commands"],  # leaves: only the command line calls some
     ["__main__"],
 ]
