@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from course_lib.notebook.plots import BLUE, INK, ORANGE, TEXT, WIDTH
@@ -27,7 +28,8 @@ def _frames(height: float, titles: Sequence[str]) -> tuple[plt.Figure, list[plt.
     titles = [textwrap.fill(title, LETTERS) for title in titles]
     above = [line * (title.count("\n") + 1) + 0.08 if title else 0.0 for title in titles]
     total = len(titles) * height * unit + sum(above)
-    fig = plt.figure(figsize=(WIDTH, total), layout="none")
+    # Not "none", which is None: after saving a figure, matplotlib puts back what None stands for, the style's own layout
+    fig = plt.figure(figsize=(WIDTH, total), layout=PlaceHolderLayoutEngine(True, False))
     axes, top = [], total
     for title, room in zip(titles, above, strict=True):
         ax = fig.add_axes((0, (top - room - height * unit) / total, 1, height * unit / total))
