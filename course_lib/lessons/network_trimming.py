@@ -1,21 +1,28 @@
-"""What notebook 03 shows beside its cells: figures and tables of recorded rows."""
+"""What notebook 03 shows of networks at hand: its figures and small tables."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.colors import ListedColormap
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
-from course_lib import activations, evidence, surgery
+from course_lib import activations, cost, surgery
+from course_lib.data import Split, Splits
 from course_lib.experiments import network_trimming as runs
-from course_lib.experiments import trimming_tables as tables
-from course_lib.notebook import Claim, plots
+from course_lib.notebook import plots
+from course_lib.papers import network_trimming
+from course_lib.streams import stream
 from course_lib.surgery.inputs import inputs_of, readers_of
+from course_lib.training import evaluate
 
-# To the last shape of trimming in rounds; the dense network, trained on for as long, keeps its own
-WAYS = ("rounds", "one cut", "from scratch", "from scratch, longer", "dense")
+# CONV5-3 and FC6 of VGG-16 after each round, and the accuracies that we can quote: top-1 / top-5 in percent (check)
+VGG_16 = ((512, 4096), (488, 3477), (451, 2937), (430, 2479), (420, 2121), (400, 1787), (390, 1513))
+QUOTED = {(512, 4096): "68.36 / 88.44 %", (390, 1513): "70.44 / 89.79 %"}
+VGG_PARAMETERS, VGG_MACS = 138_357_544, 15_470_264_320  # of the whole network
 
 
 @torch.no_grad()
@@ -39,161 +46,169 @@ def means_put_back(model: nn.Module, keep: Mapping[str, Tensor], images: Tensor)
     return narrower
 
 
-def with_interval(values: Collection[float], form: str = "{:.2f}") -> str:
-    """Return the mean over networks and its 95 % interval, in words."""
-    return "{} ({} to {})".format(*(form.format(figure) for figure in evidence.interval(values)))
+def vgg16_table() -> pd.DataFrame:
+    """Return the paper's rounds on VGG-16: widths, parameters and MACs as counted here, and the accuracies as quoted."""
+
+    def of_trimmed_layers(conv: int, dense: int) -> tuple[int, int]:
+        weights = 512 * 9 * conv, 49 * conv * dense, 4096 * dense  # of CONV5-3, FC6 and FC7, which reads FC6
+        return sum(weights) + conv + dense, 196 * weights[0] + weights[1] + weights[2]
+
+    whole, lines = of_trimmed_layers(*VGG_16[0]), []
+    for number, widths in enumerate(VGG_16):
+        there = of_trimmed_layers(*widths)
+        parameters, macs = VGG_PARAMETERS - whole[0] + there[0], VGG_MACS - whole[1] + there[1]
+        ratios = f"{VGG_PARAMETERS / parameters:.2f}x", f"{VGG_MACS / macs:.2f}x"
+        lines.append((number or "-", "{}, {}".format(*widths), f"{parameters / 1e6:.1f} M", *ratios, QUOTED.get(widths, "")))
+    columns = ["round", "CONV5-3, FC6 †", "parameters", "fewer parameters", "fewer MACs", "top-1 / top-5 on ImageNet †"]
+    return pd.DataFrame(lines, columns=columns)
 
 
-def rates_tried(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the validation accuracy at each learning rate, a column per budget: the mean over the networks that were tried."""
-    lines = found[found.kind == "lr"]
-    lines = lines.assign(column=lines.method + ", " + lines.epochs.map("{:g} epochs".format))
-    table = lines.pivot_table(index="lr", columns="column", values="validation", sort=False).sort_index(ascending=False)
-    return table.map(lambda value: "" if np.isnan(value) else f"{value:.2f} %").rename_axis(columns=None).reset_index()
-
-
-def step_by_step(found: pd.DataFrame, first: str = "APoZ", second: str = "random") -> pd.DataFrame:
-    """Return by how many points one criterion is ahead of another at each pair of widths, before and after retraining."""
-    table, lines = tables.choices(found), []
-    for pair in runs.PAPER[1:] + runs.BEYOND:
-        here = table.xs(pair[0], level="conv2")
-        ahead = here.loc[first] - here.loc[second]
-        figures = [with_interval(ahead[column], "{:+.2f}") for column in ("removed", "accuracy")]
-        lines.append(("{}, {}".format(*pair), f"{here.rate.mean():.2f}x", *figures))
-    return pd.DataFrame(lines, columns=["conv2, fc1", "rate", "before retraining (points)", "after it (points)"])
-
-
-def ahead_of_random(found: pd.DataFrame) -> pd.DataFrame:
-    """Return by how many points each criterion is ahead of random choice, on average over the paper's four steps."""
-    table, lines = tables.four_steps(found), []
-    for criterion in runs.CRITERIA:
-        if criterion != "random":
-            ahead = table.loc[criterion] - table.loc["random"]
-            lines.append((criterion, *(with_interval(ahead[column], "{:+.2f}") for column in ("removed", "accuracy"))))
-    return pd.DataFrame(lines, columns=["ahead of random choice", "before retraining (points)", "after it (points)"])
-
-
-def criteria_figure(found: pd.DataFrame, title: str) -> plt.Figure:
-    """Draw the error by rate, a curve per criterion with its 95 % interval over networks, before and after retraining."""
-    table, steps = tables.choices(found), [conv2 for conv2, _ in runs.PAPER[1:] + runs.BEYOND]
-    rates = table.rate.groupby("conv2").mean()[steps]
-    fig, axes = plt.subplots(1, 2, figsize=(9.0, 4.2), sharex=True)
-    ticks = dict(removed=[0.5, 1, 3, 10, 30, 90], accuracy=[0.5, 0.6, 0.7, 0.8, 1, 1.2, 1.5, 2, 3, 5])
-    for ax, column, when in zip(axes, ticks, ("not retrained", "retrained"), strict=True):
-        for method, marker, colour in zip(runs.CRITERIA, plots.MARKERS, plots.COLOURS, strict=False):
-            errors = 100 - table.loc[method][column].unstack("conv2")[steps]
-            mean, low, high = np.transpose([evidence.interval(errors[conv2]) for conv2 in steps])
-            ax.plot(rates, mean, marker=marker, markersize=4.5, color=colour, label=method)
-            ax.fill_between(rates, np.maximum(low, 0.3), np.minimum(high, 100), color=colour, alpha=0.15, linewidth=0)
-        ax.set(xscale="log", yscale="log", xlabel="times fewer parameters", ylabel=f"test error (%), {when}")
-        ax.set_xticks(rates, [f"{rate:.1f}" for rate in rates])
-        low, high = ax.get_ylim()
-        shown = [tick for tick in ticks[column] if low <= tick <= high]
-        ax.set_yticks(shown, [str(tick) for tick in shown])
-        ax.minorticks_off()
-    axes[1].legend(fontsize=8)
-    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+def zeros_figure(outputs: Tensor) -> plt.Figure:
+    """Draw which outputs of a layer are positive: a row per image, a column per neuron, those that are zero most often first."""
+    zero = (outputs == 0).cpu()
+    zero = zero[:, zero.double().mean(0).argsort(descending=True)]
+    fig, ax = plt.subplots()
+    ax.imshow(~zero, cmap=ListedColormap(["none", plots.BLUE]), interpolation="nearest", aspect="auto")
+    ax.set(xlabel="neuron of fc1, most zeros first", ylabel="image, digits 0 to 9")
+    ax.set_title(f"{zero.double().mean():.0%} of the outputs are zero, spread unevenly (blue: positive)")
+    ax.grid(False)
     return fig
 
 
-def strip_figure(groups: Mapping[str, Collection[float]], *, title: str, ylabel: str) -> plt.Figure:
-    """Draw a figure of each network as a dot, group by group, with the mean and its 95 % interval beside them."""
-    fig, ax = plt.subplots(figsize=(7.0, 3.4))
-    for place, (values, colour) in enumerate(zip(groups.values(), plots.COLOURS, strict=False)):
-        mean, low, high = evidence.interval(values)
-        ax.scatter([place - 0.12] * len(values), values, s=16, color=colour, alpha=0.6)
-        ax.errorbar(place + 0.12, mean, [[mean - low], [high - mean]], fmt="o", color=colour, capsize=4)
-        ax.annotate(f"{mean:.2f}", (place + 0.2, mean), va="center", fontsize=9)
-    ax.set_xticks(range(len(groups)), [name.replace(" ", "\n", 1) for name in groups])
-    ax.set(title=title, ylabel=ylabel, xlim=(-0.5, len(groups) - 0.3))
+@torch.no_grad()
+def top_images_figure(model: nn.Module, split: Split, across: int = 10) -> plt.Figure:
+    """Draw the images that give four neurons of fc1 their largest outputs, a row per neuron under its APoZ.
+
+    A row's title names the digit on whose images the neuron's outputs have the largest sum, and that sum's part of the whole.
+
+    Args:
+        model: a `Sequential` whose first nine modules end in the ReLU of fc1.
+        split: the images to choose from.
+        across: images in a row.
+    """
+    outputs = torch.cat([model[:9](images) for images in split.images.split(500)]).cpu()  # (N, C)
+    apoz = (outputs == 0).double().mean(0)
+    by_digit = torch.stack([outputs[split.labels.cpu() == digit].sum(0) for digit in range(10)])  # (10, C)
+    part = by_digit.max(0).values / by_digit.sum(0).clamp(min=1e-9)
+    rare = ((apoz > 0.8) & (apoz < 0.95)).nonzero().flatten()
+    one_digit = rare[part[rare].argmax()]
+    near = rare[(apoz[rare] - apoz[one_digit]).abs() < 0.05]
+    neurons = [one_digit, near[part[near].argmin()], (apoz - 0.5).abs().argmin(), apoz.argmin()]
+    fig, axes = plt.subplots(len(neurons), 1, figsize=(plots.WIDTH, 3.6))
+    for ax, neuron in zip(axes, neurons, strict=True):
+        best = outputs[:, neuron].topk(across).indices
+        ax.imshow(plots.tiles(split.images[best.to(split.images.device), 0].cpu().numpy(), across), cmap="gray")
+        favourite = f"{part[neuron]:.0%} of its output is on images of {by_digit[:, neuron].argmax()}"
+        ax.set_title(f"APoZ {apoz[neuron]:.2f}: {favourite}", fontsize=plots.TEXT)
+        ax.axis("off")
     return fig
 
 
-def ways_to_a_shape(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the last shape of trimming in rounds, reached in each way: epochs, multiply-accumulates of its training, error."""
-    last, table = tables.ends(found), []
-    for way in WAYS:
-        group = last.loc[way]
-        epochs = f"{group.before.iloc[0]:g} + {group.epochs.iloc[0]:g}"
-        work = f"{group.work.mean() / 1e6:.0f} M"
-        table.append((way, f"{group.parameters.mean():,.0f}", epochs, work, with_interval(100 - group.accuracy)))
-    return pd.DataFrame(table, columns=["way", "parameters", "epochs", "MACs of training, one image", "error (%)"])
+def apoz_figure(apoz: Mapping[str, Tensor]) -> plt.Figure:
+    """Draw the neurons of each layer by their APoZ, layers below each other, those above mean + standard deviation marked."""
+    fig, axes = plt.subplots(len(apoz), 1, figsize=(plots.WIDTH, 1.5 * len(apoz) + 0.7), sharex=True)
+    for ax, (layer, shares) in zip(np.atleast_1d(axes), apoz.items(), strict=True):
+        values, threshold = shares.cpu().numpy(), (shares.mean() + shares.std(correction=0)).item()
+        both = [values[values <= threshold], values[values > threshold]]
+        ax.hist(both, bins=25, range=(0, 1), stacked=True, color=(plots.BLUE, plots.VERMILION))
+        ax.axvline(threshold, color=plots.INK, linewidth=1.3, linestyle="--")
+        ax.set(
+            title=f"{layer}: mean {values.mean():.2f}; {len(both[1])} of {len(values)} above {threshold:.2f}", ylabel="neurons"
+        )
+        ax.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    np.atleast_1d(axes)[-1].set_xlabel("APoZ; the dashed line is mean + std")
+    means = {layer: shares.mean().item() for layer, shares in apoz.items()}
+    most = max(means, key=means.__getitem__)
+    fig.suptitle(f"{most} is zero most often: its mean APoZ is {means[most]:.2f}", x=0.01, ha="left")
+    return fig
 
 
-def many_or_few(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the errors of three layers trimmed at once and of two, at each rate, and the cost of the network that is left."""
-    table = []
-    for (rate, method), group in found[found.kind == "many"].groupby(["rate", "method"], sort=False):
-        errors = [with_interval(100 - group[column]) for column in ("removed", "accuracy")]
-        table.append((rate, method, f"{group.parameters.mean():,.0f}", f"{group.macs.mean():,.0f}", *errors))
-    columns = ["rate", "trimmed", "parameters", "MACs", "error (%), worst before retraining", "error (%), retrained"]
-    return pd.DataFrame(table, columns=columns)
+def costs_table(networks: Mapping[str, nn.Module], test: Split) -> pd.DataFrame:
+    """Return a line per network: test accuracy, parameters, MACs, bytes of its file and milliseconds per image."""
+    example, lines = test.images[:1], []
+    for name, model in networks.items():
+        totals = cost.report(model, example).totals()
+        figures = [f"{totals[quantity]:,.0f}" for quantity in ("parameters", "MACs")]
+        size, time = cost.bytes_on_disk(model), 1e3 * cost.measure(model, example)
+        lines.append((name, f"{100 * evaluate(model, test):.2f} %", *figures, f"{size / 1e3:,.0f} kB", f"{time:.2f} ms"))
+    return pd.DataFrame(lines, columns=["network", "test accuracy", "parameters", "MACs", "file", "one image takes"])
 
 
-def silence_table(found: pd.DataFrame) -> pd.DataFrame:
-    """Return `silence_by_width` in words: means over networks and their 95 % intervals."""
-    table = tables.silence_by_width(found).groupby(["layer", "width"])[["mean", "above", "error"]]
-    names = {"mean": "mean APoZ (%)", "above": "neurons with APoZ above 0.9 (%)", "error": "error of the network (%)"}
-    return table.agg(lambda values: with_interval(values, "{:.1f}")).rename(columns=names).reset_index()
+def thresholds_table(model: nn.Module, apoz: Mapping[str, Tensor], test: Split) -> pd.DataFrame:
+    """Return widths, rate and error after one step of the rule, not retrained, by the deviations of its threshold."""
+    lines = []
+    for stds in (0.0, 0.5, 1.0, 1.5, 2.0):
+        kept = {layer: network_trimming.neurons_to_keep(shares, stds) for layer, shares in apoz.items()}
+        narrower = surgery.narrow(model, kept, test.images[:1])
+        rate = f"{runs.size(model) / runs.size(narrower):.2f}x"
+        lines.append((f"mean + {stds:g} std", *map(len, kept.values()), rate, f"{runs.error(narrower, test):.2f} %"))
+    return pd.DataFrame(lines, columns=["threshold", *apoz, "fewer parameters", "error, not retrained"])
 
 
-def papers_claims(found: pd.DataFrame) -> list[Claim]:
-    """Return the paper's claims, judged by recorded rows."""
-    reached, way = tables.at_papers_rate(tables.rounds_of(found)).set_index("seed"), tables.ends(found).accuracy
-    swings, silence, after = tables.swings(found), tables.silence_lost(found), tables.four_steps(found).accuracy
-    total, few = f"{tables.ends(found).epochs['dense'].iloc[0]:g}", found[(found.kind == "many") & (found.rate == "13.4x")]
-    few = few.set_index(["method", "seed"]).accuracy
-    a_round = "{:.2f} points lost by trimming, {:.2f} won by retraining".format(*swings.mean())
-    falls = (silence["before"] - silence["after"]).min(axis=1)
-    means = silence.mean()
-    layers = ", ".join(f"{layer} {means['before', layer]:.0f} -> {means['after', layer]:.0f} %" for layer in runs.LAYERS)
-    at_once = few["two layers in rounds"], few["three layers at once"]
-    lossless = evidence.no_worse(reached.accuracy - reached.baseline, "mnist")
-    here = f"{reached.baseline.mean():.2f} -> {reached.accuracy.mean():.2f} % at {reached.rate.mean():.2f}x"
-    return [
-        Claim("3.85x fewer parameters at no loss", "accuracy before and after", here, lossless,
-              f"2 a round, up to {reached.epochs.max():g}"),
-        Claim("accuracy falls by trimming and recovers", "a round: the smaller of fall and recovery", a_round,
-              evidence.better(swings.min(axis=1), "mnist"), "2 a round"),
-        _against("APoZ says which neurons can go", "APoZ / random, retrained", after["APoZ"], after["random"], "1"),
-        _against("old weights beat random ones", "one cut / from scratch", way["one cut"], way["from scratch"], total),
-        _against("several rounds beat one cut", "in rounds / one cut", way["rounds"], way["one cut"], total),
-        _against("many layers at once do lasting damage", "two layers in rounds / three at once, 13.4x", *at_once, total),
-        Claim("trimming lowers the layers' APoZ", "fall of the mean APoZ in points, the smaller of two layers", layers,
-              evidence.verdict(falls), total),
-        Claim("VGG-16: 2.59x fewer parameters, above the original", "top-1 accuracy, ImageNet (check)",
-              "68.36 -> 70.44 % in the paper", None),
-    ]  # fmt: skip
+@torch.no_grad()
+def effects_of_removal(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Return how far the network's outputs move, on average, when one channel of conv2 or one neuron of fc1 alone is removed.
+
+    Args:
+        model: a `Sequential` whose first five modules end in the ReLU of conv2, and the first nine in that of fc1.
+        images: (N, ...) over which the means are taken.
+
+    Returns:
+        Layer name -> (C,), the mean absolute change over images and outputs.
+    """
+    effects, whole = {}, model(images)
+    for layer, end in (("conv2", 5), ("fc1", 9)):
+        outputs, moves = model[:end](images), []
+        for channel in range(outputs.shape[1]):
+            without = outputs.clone()
+            without[:, channel] = 0
+            moves.append((model[end:](without) - whole).abs().mean())
+        effects[layer] = torch.stack(moves).cpu()
+    return effects
 
 
-def own_claims(found: pd.DataFrame) -> list[Claim]:
-    """Return what we asked beyond the paper, judged by recorded rows."""
-    way, table, counts = tables.ends(found), tables.four_steps(found), tables.by_images(found)
-    long, after, everyone = way.accuracy, table.accuracy, int(counts.index.max())
-    means = tables.silence_by_width(found).pivot_table(index=["layer", "width"], columns="seed", values="mean")
-    rises = pd.DataFrame({layer: means.loc[layer].iloc[-1] - means.loc[layer].iloc[0] for layer in runs.LAYERS})
-    grows = ", ".join(f"{layer} {rises[layer].mean():+.1f}" for layer in rises)
-    both = "{:g} after {:g}, against {:g}".format(
-        way.epochs["one cut"].iloc[0], way.before["one cut"].iloc[0], way.epochs["from scratch, longer"].iloc[0]
-    )
-    return [
-        _against("before retraining too", "APoZ / random, not retrained", table.removed["APoZ"], table.removed["random"], "0"),
-        _against("the silent side should go", "APoZ / its wrong side, retrained", after["APoZ"], after["APoZ, wrong side"], "1"),
-        _against("the L1 norm beats APoZ", "L1 norm / APoZ, retrained", after["L1 norm"], after["APoZ"], "1"),
-        _against("mean activation beats APoZ", "mean activation / APoZ, retrained",
-                 after["mean activation"], after["APoZ"], "1"),
-        _against("old weights beat random ones, their earlier epochs counted", "one cut / from scratch, longer",
-                 long["one cut"], long["from scratch, longer"], both),
-        _against("1,000 images are enough", f"1,000 / {everyone:,} images, not retrained",
-                 counts.loc[1_000], counts.loc[everyone], "0", evidence.no_worse),
-        Claim("wider layers are more silent", "rise of the mean APoZ in points, the smaller of two layers", grows,
-              evidence.verdict(rises.min(axis=1)), "3"),
-    ]  # fmt: skip
+def effects_figure(model: nn.Module, images: Tensor, apoz: Mapping[str, Tensor], widths: Mapping[str, int]) -> plt.Figure:
+    """Draw each neuron's effect on the network's outputs by its APoZ, layers below each other, those beyond `widths` marked."""
+    from scipy.stats import spearmanr
+
+    norms = runs.scores(model, None, "L1 norm")
+    fig, axes = plt.subplots(len(widths), 1, figsize=(plots.WIDTH, 5.6))
+    for ax, (layer, effect) in zip(axes, effects_of_removal(model, images).items(), strict=True):
+        shares, order, width = apoz[layer].cpu(), apoz[layer].cpu().argsort(), widths[layer]
+        for name, part, colour in (("kept", order[:width], plots.BLUE), ("removed", order[width:], plots.VERMILION)):
+            ax.scatter(shares[part], effect[part].clamp(min=1e-5), s=12, color=colour, label=name)
+        ranks = (spearmanr(values.cpu(), effect).statistic for values in (shares, norms[layer]))
+        ax.set_title("{}: rank correlation {:.2f}; L1 norm {:.2f}".format(layer, *ranks))
+        ax.set(yscale="log", xlabel=f"APoZ in {layer}", ylabel="effect (log scale)")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return fig
 
 
-def _against(
-    claim: str, measured: str, first: pd.Series, second: pd.Series, epochs: str, test: Callable = evidence.better
-) -> Claim:
-    """A claim about the accuracies of two arms, each by network."""
-    here = f"{first.mean():.2f} / {second.mean():.2f} % right"
-    return Claim(claim, measured, here, test(first - second, "mnist"), epochs)
+def shift_table(model: nn.Module, chosen_on: Split, test: Split, widths: Mapping[str, int]) -> pd.DataFrame:
+    """Return the errors when either layer or both are cut by a criterion, and when the removed means go to the biases.
+
+    The random choice is the mean of its draws, those of the recorded rows.
+    """
+
+    def errors(order: Mapping[str, Tensor]) -> list[float]:
+        keep = {layer: order[layer].topk(count).indices.sort().values for layer, count in widths.items()}
+        cuts = [surgery.narrow(model, stay, test.images[:1]) for stay in (*({layer: keep[layer]} for layer in keep), keep)]
+        return [runs.error(cut, test) for cut in (*cuts, means_put_back(model, keep, chosen_on.images))]
+
+    lines = [("none: nothing cut", *[f"{runs.error(model, test):.2f} %"] * 4)]
+    for criterion in ("APoZ", "mean activation", "L1 norm", "random"):
+        seeds = [stream(0, "draw", draw) for draw in range(runs.DRAWS)] if criterion == "random" else [0]
+        means = np.mean([errors(runs.scores(model, chosen_on, criterion, seed)) for seed in seeds], axis=0)
+        lines.append((criterion, *(f"{mean:.2f} %" for mean in means)))
+    names = [f"error, {layer} cut to {count}" for layer, count in widths.items()]
+    return pd.DataFrame(lines, columns=["criterion", *names, "both cut", "both cut, biases corrected"])
+
+
+def tournament(score: Tensor, model: nn.Module, chosen_on: Split, splits: Splits, keep: int = 63) -> dict[str, float]:
+    """Return the validation errors in percent when fc1 keeps its best neurons by a score, and by the course's criteria."""
+    orders = {"your score": score}
+    orders |= {name: runs.scores(model, chosen_on, name)["fc1"] for name in ("L1 norm", "mean activation", "APoZ", "random")}
+    return {
+        name: runs.error(runs.cut(model, dict(fc1=order), dict(fc1=keep), splits), splits.validation)
+        for name, order in orders.items()
+    }
