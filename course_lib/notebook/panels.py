@@ -78,7 +78,7 @@ class Panel(ipywidgets.VBox):
         stage.add_class("course-stage")
         beside = [control for name, control in self.controls.items() if name not in (over or {})]
         for control in beside:
-            control.layout.width = "100%"
+            control.layout.width = "auto"  # that of the panel
         super().__init__([_text(STYLE), self.aim, *beside, stage, self.readout, self.dots])
         self.add_class("course-panel")
         fig, alt = self._answered()

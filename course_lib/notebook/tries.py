@@ -12,6 +12,7 @@ from course_lib.notebook.plots import COLOURS, GREEN, INK, TEXT, WIDTH
 # Inches: of the axes their distance from the left and from below, their width and height; of a line of the legend
 LEFT, BOTTOM, WIDE, HIGH, LINE = 0.8, 0.6, 3.95, 1.5, 0.25
 COLUMNS = 3  # of the legend
+ACCURACIES = (10, 50, 80, 90, 95, 98, 99, 99.5, 99.9)  # ticks
 
 
 class Measured(NamedTuple):
@@ -117,6 +118,12 @@ class Memory:
         dots = "; ".join(f"{one.way} {one.size:.4g}, {one.score:.4g}".strip() for one in found)
         axes = f"{self.size.label} against {self.score.label}"
         return f"{'1 setting' if len(found) == 1 else f'{len(found)} settings'} tried, {axes}: {dots}."
+
+
+def accuracy_axis(best: float) -> Axis:
+    """Return the axis of an accuracy in percent, up to the first tick above `best`."""
+    last = next(number for number, tick in enumerate(ACCURACIES) if tick > best or tick == ACCURACIES[-1])
+    return Axis("accuracy (%)", ACCURACIES[: last + 1], whole=100)
 
 
 def in_words(accuracy: float, whole: float, images: int) -> str:

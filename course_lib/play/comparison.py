@@ -12,7 +12,7 @@ import pandas as pd
 from course_lib.experiments.currencies import CURRENCIES
 from course_lib.notebook.panels import Panel, Setting
 from course_lib.notebook.plots import BLUE, INK
-from course_lib.notebook.tries import Axis, Goal, Measured, Memory, canvas
+from course_lib.notebook.tries import Axis, Goal, Measured, Memory, accuracy_axis, canvas
 
 NOT_RETRAINED, RETRAINED = WHEN = ("not retrained", "retrained")
 COLUMN = {NOT_RETRAINED: "lost_at_once", RETRAINED: "lost"}
@@ -104,8 +104,7 @@ def panel(priced: pd.DataFrame) -> Panel:
         "when": ipywidgets.Dropdown(options=WHEN, description="when"),
         "currency": ipywidgets.Dropdown(options=list(CURRENCIES.values()), value=MACS, description="currency"),
     }
-    better = (95, 98, 99) if priced.baseline.max() > 95 else ()  # networks on MNIST
-    score = Axis("test accuracy (%)", (10, 30, 50, 70, 80, 85, 90, *(better or (92,))), whole=100)
+    score = accuracy_axis(priced.baseline.max())._replace(label="test accuracy (%)")
     size = Axis("left of the currency (%, log scale)", (5, 10, 20, 30, 50, 70, 100))
     aim = goal()
     return Panel(controls, partial(measure, priced), partial(draw, score), aim, Memory(size, score, aim, ways=WHEN))

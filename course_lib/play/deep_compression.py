@@ -12,7 +12,7 @@ from course_lib.data import Split
 from course_lib.experiments.compressed_files import dense_bytes, inspect
 from course_lib.notebook.panels import Panel, Setting
 from course_lib.notebook.plots import COLOURS, INK
-from course_lib.notebook.tries import Axis, Goal, Measured, Memory, canvas, in_words
+from course_lib.notebook.tries import Axis, Goal, Measured, Memory, accuracy_axis, canvas, in_words
 from course_lib.papers import deep_compression
 from course_lib.training import evaluate
 
@@ -88,7 +88,6 @@ def panel(model: nn.Module, split: Split) -> Panel:
     ends = (answer(dict(bits=8, index_bits=gap, coder="fixed")).detail["parts"] for gap in (3, 10))
     longest = 1.05 * max(np.sum(list(parts.values()), axis=0).max() for parts in ends)
     size = Axis("kilobytes of the file (log scale)", (6, 8, 10, 15, 20, 30, 50))
-    score = Axis("accuracy (%)", (10, 50, 80, 90, 95, 98, 99, 99.5), whole=100)
     aim = Goal(f"a file of at most {KILOBYTES} kB, with at most {LOST} points of accuracy lost", KILOBYTES, whole - LOST)
-    memory = Memory(size, score, aim, ways=CODERS, paper=PAPER)
+    memory = Memory(size, accuracy_axis(whole), aim, ways=CODERS, paper=PAPER)
     return Panel(controls, answer, partial(draw, longest), aim, memory)

@@ -14,7 +14,7 @@ from course_lib.data import Split
 from course_lib.experiments.tails import Tail
 from course_lib.notebook.panels import Panel, Setting
 from course_lib.notebook.plots import VERMILION
-from course_lib.notebook.tries import Axis, Goal, Measured, Memory, canvas, in_words
+from course_lib.notebook.tries import Axis, Goal, Measured, Memory, accuracy_axis, canvas, in_words
 from course_lib.papers.filter_pruning import filter_norms
 from course_lib.surgery.keeping import strongest
 from course_lib.surgery.readers import layers_with_one_reader, next_layer
@@ -128,8 +128,7 @@ def panel(model: nn.Sequential, split: Split) -> Panel:
     whole = 100 * evaluate(model, split), int(cost.count(model, image).MACs.sum())
     aim = Goal("save at least 10 % of the MACs, with at most 2 points of accuracy lost", 90, whole[0] - 2)
     size = Axis("MACs left (%, log scale)", (70, 75, 80, 85, 90, 95, 100))
-    score = Axis("accuracy (%)", (10, 50, 70, 80, 85, 90, 92), whole=100)
-    memory = Memory(size, score, aim, ways=ORDERS)
+    memory = Memory(size, accuracy_axis(whole[0]), aim, ways=ORDERS)
     tails = {layer: Tail(model, layer, split) for layer in layers}
     answer = partial(measure, model, tails, image, whole)
     return Panel(controls, answer, partial(draw, kernels(model, layers, image)), aim, memory)

@@ -13,7 +13,7 @@ from course_lib.data import Split
 from course_lib.experiments.tails import Tail
 from course_lib.notebook.panels import Panel, Setting
 from course_lib.notebook.plots import BLUE, INK, VERMILION
-from course_lib.notebook.tries import Axis, Goal, Measured, Memory, canvas, in_words
+from course_lib.notebook.tries import Axis, Goal, Measured, Memory, accuracy_axis, canvas, in_words
 from course_lib.training import evaluate
 
 SILENT, ACTIVE = SIDES = ("the most silent", "the most active")
@@ -103,10 +103,9 @@ def panel(model: nn.Sequential, split: Split, apoz: Mapping[str, Tensor]) -> Pan
     }
     controls["side"] = ipywidgets.Dropdown(options=SIDES, description="remove")
     size = Axis("thousands of parameters (log scale)", (20, 50, 100, 200, 400))
-    score = Axis("accuracy (%)", (10, 50, 80, 90, 95, 98, 99, 99.5), whole=100)
     whole, parameters = 100 * evaluate(model, split), sum(p.numel() for p in model.parameters()) / 1000
     aim = Goal(f"keep half of the parameters, with at most {LOST} points of accuracy lost", parameters / 2, whole - LOST)
-    memory = Memory(size, score, aim, ways=SIDES, paper=(parameters / 3.85, 99.3, "paper, retrained"))
+    memory = Memory(size, accuracy_axis(whole), aim, ways=SIDES, paper=(parameters / 3.85, 99.3, "paper, retrained"))
     tail = Tail(model, next(iter(apoz)), split)
     answer = partial(measure, model, tail, split.images[:1], apoz, whole)
     return Panel(controls, answer, partial(draw, usual), aim, memory, over=dict(zip(apoz, PLACES, strict=True)))

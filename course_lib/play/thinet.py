@@ -15,7 +15,7 @@ from course_lib.experiments import channel_sets, one_shot
 from course_lib.experiments.tails import Tail
 from course_lib.notebook.panels import Panel, Setting
 from course_lib.notebook.plots import BLUE, VERMILION
-from course_lib.notebook.tries import Axis, Goal, Measured, Memory, canvas, in_words
+from course_lib.notebook.tries import Axis, Goal, Measured, Memory, accuracy_axis, canvas, in_words
 from course_lib.papers import network_trimming, thinet
 from course_lib.papers.filter_pruning import filter_norms
 from course_lib.surgery.keeping import strongest
@@ -144,8 +144,7 @@ def panel(model: nn.Sequential, images: Tensor, split: Split) -> Panel:
     whole = 100 * evaluate(model, split), int(cost.count(model, images[:1]).MACs.sum())
     aim = Goal("save at least 15 % of the MACs, with at most 2 points of accuracy lost", 85, whole[0] - 2)
     size = Axis("MACs left (%, log scale)", (70, 75, 80, 85, 90, 95, 100))
-    score = Axis("accuracy (%)", (10, 50, 70, 80, 85, 90, 92), whole=100)
-    memory = Memory(size, score, aim, ways=channel_sets.CRITERIA)
+    memory = Memory(size, accuracy_axis(whole[0]), aim, ways=channel_sets.CRITERIA)
     layers = layers_of(model, names, images, split)
     energy = {name: energies(layer.contributions) for name, layer in layers.items()}
     return Panel(controls, partial(measure, model, layers, images, whole), partial(draw, energy), aim, memory)

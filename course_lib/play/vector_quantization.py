@@ -11,7 +11,7 @@ from course_lib.data import Split
 from course_lib.experiments import vector_quantization as runs
 from course_lib.notebook.panels import Panel, Setting
 from course_lib.notebook.plots import tiles
-from course_lib.notebook.tries import Axis, Goal, Measured, Memory, canvas, in_words
+from course_lib.notebook.tries import Axis, Goal, Measured, Memory, accuracy_axis, canvas, in_words
 from course_lib.papers.vector_quantization import decoded
 from course_lib.training import evaluate
 
@@ -74,12 +74,11 @@ def panel(model: nn.Module, split: Split) -> Panel:
         ),
     }
     size = Axis("kilobytes of the dense layers (log scale)", (10, 20, 50, 100, 200))
-    score = Axis("accuracy (%)", (10, 50, 80, 90, 95, 98, 99, 99.5), whole=100)
     whole = 100 * evaluate(model, split)
     dense = sum(4 * layer.weight.numel() / 1000 for layer in runs.dense_layers(model).values())
     words = f"make the dense layers at least {SMALLER} times smaller, with at most {LOST} points of accuracy lost"
     aim = Goal(words, dense / SMALLER, whole - LOST)
-    memory = Memory(size, score, aim, ways=("scalar", "product"))
+    memory = Memory(size, accuracy_axis(whole), aim, ways=("scalar", "product"))
     trained = next(iter(runs.dense_layers(model).values())).weight.detach()[:SHOWN].cpu().numpy()
     return Panel(controls, partial(measure, model, split, whole), partial(draw, trained), aim, memory, idle=_idle)
 

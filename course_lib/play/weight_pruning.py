@@ -13,7 +13,7 @@ from course_lib import masks
 from course_lib.data import Split
 from course_lib.notebook.panels import Panel, Setting
 from course_lib.notebook.plots import BLUE, INK, VERMILION
-from course_lib.notebook.tries import Axis, Goal, Measured, Memory, canvas, in_words
+from course_lib.notebook.tries import Axis, Goal, Measured, Memory, accuracy_axis, canvas, in_words
 from course_lib.papers import weight_pruning
 from course_lib.training import evaluate
 
@@ -93,12 +93,11 @@ def panel(model: nn.Module, split: Split) -> Panel:
         for name in shares
     }
     size = Axis("thousands of weights kept (log scale)", (10, 20, 50, 100, 200, 300))
-    score = Axis("accuracy (%)", (10, 50, 80, 90, 95, 98, 99, 99.5), whole=100)
     whole = 100 * evaluate(model, split)
     weights = sum(layer.weight.numel() for layer in masks.weight_layers(model).values())
     aim = Goal(
         f"keep {FEWER} times fewer weights, with at most {LOST} points of accuracy lost", weights / FEWER / 1000, whole - LOST
     )
-    memory = Memory(size, score, aim, paper=PAPER)
+    memory = Memory(size, accuracy_axis(whole), aim, paper=PAPER)
     over = dict(zip(shares, places(len(shares)), strict=True))
     return Panel(sliders, partial(measure, model, split, whole), partial(draw, shares), aim, memory, over=over)

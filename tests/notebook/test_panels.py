@@ -10,7 +10,7 @@ import pytest
 
 from course_lib.desk.stills import WIDGET, without_widgets
 from course_lib.notebook import panels, plots
-from course_lib.notebook.tries import Axis, Goal, Measured, Memory, canvas, in_words
+from course_lib.notebook.tries import Axis, Goal, Measured, Memory, accuracy_axis, canvas, in_words
 
 SIZE, SCORE = Axis("bits", (1, 2, 4, 8)), Axis("accuracy (%)", (0, 90, 99), whole=100)
 GOAL = Goal("at most 4 bits with 90 % accuracy", 4, 90)
@@ -163,3 +163,8 @@ def test_a_file_keeps_nothing_of_a_progress_bar():
     text = {"cell_type": "markdown", "source": "text"}
     made = without_widgets({"metadata": {}, "cells": [text, {"cell_type": "code", "outputs": [bar, printed]}]})
     assert made["cells"] == [text, {"cell_type": "code", "outputs": [printed]}]
+
+
+@pytest.mark.parametrize(("best", "last"), [(50, 80), (91.9, 95), (99.2, 99.5), (100, 99.9)])
+def test_an_axis_of_accuracies_reaches_beyond_the_best(best, last):
+    assert accuracy_axis(best).ticks[0] == 10 and accuracy_axis(best).ticks[-1] == last
