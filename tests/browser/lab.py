@@ -5,7 +5,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -35,6 +35,8 @@ box => [...box.querySelectorAll('.jp-CodeCell')].map(cell => ({
     text: [...cell.querySelectorAll('.jp-OutputArea-output')].map(output => output.textContent).join('\\n'),
 }))
 """
+OTHER = "([panel, selector, property, before]) => ![before, undefined].includes(panel.querySelector(selector)?.[property])"
+PICTURE, READOUT = "img[alt^='Panel at']", ".course-readout"
 BROKEN = re.compile(r"error (displaying|loading|creating|setting)|model not found|disconnected|\d+%\|", re.IGNORECASE)
 
 
@@ -182,25 +184,29 @@ class Notebook:
         self.page.locator(".lm-TabBar-tab.jp-mod-current:not(.jp-mod-dirty)").wait_for()
 
     def moves(self):
-        """Moves each control of the panel once, and yields its label and the seconds until the readout has changed."""
-        readout = self.panel.locator(".course-readout")
+        """Moves each control of the panel, and yields its label and the seconds until the picture has followed.
+
+        One step may be too small to change what the readout tells; after five it tells something else.
+        """
+        readout, picture, panel = self.panel.locator(READOUT), self.panel.locator(PICTURE), self.panel.element_handle()
         for control in self.panel.locator(".widget-slider, .widget-dropdown").all():
             if control.locator("[disabled]").count():
                 continue
-            label, before, start = control.locator(".widget-label").inner_text(), readout.inner_text(), time.perf_counter()
-            _move(control)
-            self.page.wait_for_function(
-                "([readout, before]) => readout.innerText !== before", arg=[readout.element_handle(), before]
-            )
-            yield label, time.perf_counter() - start
+            said, shown, start = readout.inner_text(), picture.get_attribute("alt"), time.perf_counter()
+            step = _step(control)
+            step()
+            self.page.wait_for_function(OTHER, arg=[panel, PICTURE, "alt", shown])
+            yield control.locator(".widget-label").inner_text(), time.perf_counter() - start
+            for _ in range(4 * control.locator(".noUi-handle").count()):
+                step()
+            self.page.wait_for_function(OTHER, arg=[panel, READOUT, "innerText", said])
 
 
-def _move(control) -> None:
-    """One step by keyboard to the right, or to the left where there is none."""
+def _step(control) -> Callable[[], None]:
+    """What moves a control by keyboard: the next choice, or a step to the right, or to the left from the right end."""
     if (select := control.locator("select")).count():
-        texts = select.locator("option").all_inner_texts()
-        select.select_option(index=(texts.index(select.evaluate("one => one.selectedOptions[0].text")) + 1) % len(texts))
-        return
+        count, chosen = select.locator("option").count(), select.evaluate("one => one.selectedIndex")
+        return lambda: select.select_option(index=(chosen + 1) % count)
     handle = control.locator(".noUi-handle")
     at_end = float(handle.get_attribute("aria-valuenow")) >= float(handle.get_attribute("aria-valuemax"))
-    handle.press("ArrowLeft" if at_end else "ArrowRight")
+    return lambda: handle.press("ArrowLeft" if at_end else "ArrowRight")
