@@ -14,7 +14,7 @@ from tests.browser.chromium import Visit
 from tests.lab_server import TOKEN, Server
 
 BUILD = ROOT / "build" / "browser"
-SECONDS = 240  # for what a notebook computes, on a machine that is busy
+SECONDS = 400  # for anything, on a machine that is busy
 NOTEBOOK = ".jp-NotebookPanel:not(.lm-mod-hidden)"
 AT_TOP = """
 cell => {
@@ -49,7 +49,7 @@ class Lab(Visit):
         super().__init__(browser)
         self.server = server
         self.page.set_viewport_size({"width": 1280, "height": 800})
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(SECONDS * 1000)
         self.context.tracing.start(screenshots=True, snapshots=True)
         self.opened.append(self)
 
@@ -125,7 +125,7 @@ class Notebook:
         self.panel = self.box.locator(".course-panel")
 
     def wait_idle(self) -> None:
-        self.box.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=SECONDS * 1000)
+        self.box.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
 
     def run_all(self) -> None:
         """Runs all cells, until one of them fails."""
@@ -134,7 +134,7 @@ class Notebook:
         self._wait_done()
 
     def _wait_done(self) -> None:
-        self.page.wait_for_function(ALL_DONE, arg=NOTEBOOK, timeout=SECONDS * 1000)
+        self.page.wait_for_function(ALL_DONE, arg=NOTEBOOK)
         self.wait_idle()
 
     def names(self, kind: str = "") -> list[str]:
