@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import cost, data, models
-from course_lib.activations import hooked
 from course_lib.data import Split, Splits
 from course_lib.experiments import rate_and_loss, rows
 from course_lib.papers import vector_quantization as paper
@@ -257,31 +256,6 @@ def dense_part(model: nn.Sequential, split: Split) -> tuple[nn.Sequential, Split
     first = next(i for i, layer in enumerate(model) if isinstance(layer, nn.Linear))
     features = torch.cat([model[:first](images) for images in split.images.split(1000)])
     return model[first:], Split(features, split.labels)
-
-
-@torch.no_grad()
-def layer_inputs(model: nn.Module, split: Split) -> dict[str, Tensor]:
-    """Return the inputs of each dense layer over a split: name -> (N, n)."""
-    seen: dict[str, Tensor] = {}
-
-    def reader(name: str):
-        def read(_module: nn.Module, inputs: Tensor, _output: Tensor) -> None:
-            seen[name] = inputs
-
-        return read
-
-    with hooked(model, {name: reader(name) for name in dense_layers(model)}):
-        model(split.images)
-    return seen
-
-
-def errors(weight: Tensor, layer: Quantized, inputs: Tensor) -> tuple[float, float]:
-    """Return the relative squared errors of a coded weight, and of the layer's outputs for `inputs` (N, n), mean removed."""
-    weight, error = weight.detach(), layer.decode() - weight.detach()
-    centred = inputs - inputs.mean(0)
-    of_weight = error.square().sum() / weight.square().sum()
-    of_output = (centred @ error.T).square().sum() / (centred @ weight.T).square().sum()
-    return of_weight.item(), of_output.item()
 
 
 def paper_table(recorded: pd.DataFrame) -> pd.DataFrame:

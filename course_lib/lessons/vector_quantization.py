@@ -1,215 +1,130 @@
-"""What notebook 01 shows beside its cells: figures and claims from the recorded rows."""
+"""What notebook 01 shows beside its cells and measures itself: costs of a coded network, a spectrum and centroids."""
 
-from collections.abc import Mapping
+import copy
+import math
+import statistics
+from collections.abc import Callable, Mapping
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import torch
 from matplotlib.ticker import NullLocator
+from torch import Tensor, nn
 
-from course_lib import evidence
-from course_lib.evidence import DOES_NOT, HOLDS, UNDECIDED, Verdict
-from course_lib.experiments import rate_and_loss
+from course_lib import cost
+from course_lib.data import Split
+from course_lib.experiments import rows
 from course_lib.experiments import vector_quantization as runs
-from course_lib.notebook import Claim
-from course_lib.notebook.plots import COLOURS, INK, lines
+from course_lib.notebook.plots import BLUE, INK, ORANGE, VERMILION, tiles
+from course_lib.papers import vector_quantization as paper
+from course_lib.result import Result
+from course_lib.storage.codes import Quantized
 
-NAMES = {"lenet-300-100": "LeNet-300-100", "lenet-5": "LeNet-5"}
-RATE = 12  # at which claims compare methods; the middle of the 8x to 16x of scalar codes, where every method has settings
+RATES = (2, 3, 4, 6, 8, 12, 16, 24, 32)  # of the factorization in the spectrum's figure
+PATCH_COLUMNS = 8
+ROUNDS = 5  # of timing; in each, every network has its turn, so that a busy moment does not hit one of them alone
 
 
-def tradeoff(recorded: pd.DataFrame, network: str, title: str) -> plt.Figure:
-    """Return a figure of points lost against rate, the last layer exact: of each method the settings on its frontier.
+def cost_table(model: nn.Module, results: Mapping[str, Result], split: Split) -> pd.DataFrame:
+    """Return what a network and its coded versions cost: a line each.
 
-    A line is the mean over the trained networks on test images, its band the 95 % interval of that mean. Validation images
-    choose which settings are drawn.
+    Args:
+        model: the trained network.
+        results: name of a method -> what `paper.quantize` gave for it.
+        split: the images that accuracy is measured on; the first one is timed.
     """
-    points = rate_and_loss.settings(recorded, runs.LAST_EXACT)
-    groups = {method: points[(points.network == network) & (points.method == method)] for method in runs.SETTINGS}
-    best = {method: rate_and_loss.frontier(group) for method, group in groups.items()}
-    x, y = ({method: rows[column] for method, rows in best.items()} for column in ("rate", "lost"))
-    bands = {method: (rows.low, rows.high) for method, rows in best.items()}
-    label = f"test accuracy lost on {points.dataset.iloc[0]} (points)"
-    fig = lines(x, y, spread=bands, title=title, xlabel="times smaller (log scale)", ylabel=label)
-    axes = fig.axes[0]
-    axes.set(xscale="log", xlim=(1.8, 70), ylim=(-0.2, 100))
-    axes.set_yscale("symlog", linthresh=1)
-    axes.set_xticks([2, 4, 8, 16, 32, 64], ["2", "4", "8", "16", "32", "64"])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return fig
+    dense = 32 * sum(layer.weight.numel() for layer in runs.dense_layers(model).values())
+    models = {"exact": model} | {name: result.model for name, result in results.items()}
+    times = _latencies(models, split.images[:1])
+    table = [_costs("exact", model, split, 1.0, rows.file_bytes(model), times["exact"])]
+    for name, result in results.items():
+        rate, size = dense / sum(row["bits"] for row in result.record), rows.file_bytes(result.model, result.codes)
+        table.append(_costs(name, result.model, split, rate, size, times[name]))
+    return pd.DataFrame(table)
 
 
-def sweep_points(recorded: pd.DataFrame) -> pd.DataFrame:
-    """Return the sweep of product quantization of fc1: a line per axis, k and segment length, means over the trained networks
-    of both rates and of the points lost, with the ends of the interval of those lost on test images."""
-    found = rate_and_loss.lines(recorded, "sweep")
-    k, length, axis = (found.setting.str[i].rename(name) for i, name in enumerate(("k", "length", "axis")))
-    groups = found.groupby([axis, k, length])
-    means = groups[["rate", "rate_without_codebooks", "lost", "lost_validation"]].mean()
-    ends = groups.lost.apply(lambda lost: evidence.interval(lost)[1:])
-    return means.assign(low=ends.str[0], high=ends.str[1]).reset_index()
+def _latencies(models: Mapping[str, nn.Module], image: Tensor) -> dict[str, list[float]]:
+    """Return the milliseconds of a forward pass of each network, one figure per round."""
+    rounds = [{name: 1000 * cost.measure(model, image, seconds=0.05) for name, model in models.items()} for _ in range(ROUNDS)]
+    return {name: [one[name] for one in rounds] for name in models}
 
 
-def sweep_figure(points: pd.DataFrame, rate: str, title: str) -> plt.Figure:
-    """Return a figure of points lost against one of the two rates of `sweep_points`, a curve per k, bands as in `tradeoff`."""
-    groups = {f"k = {k}": group.sort_values("length") for k, group in points.groupby("k")}
-    x, y = ({name: group[column] for name, group in groups.items()} for column in (rate, "lost"))
-    bands = {name: (group.low, group.high) for name, group in groups.items()}
-    label = "test accuracy lost on mnist (points)"
-    fig = lines(x, y, spread=bands, title=title, xlabel="times smaller (log scale)", ylabel=label)
-    fig.axes[0].set(xscale="log", ylim=(-0.3, 10), xlim=(3, 200))
-    fig.axes[0].set_xticks([4, 8, 16, 32, 64, 128], ["4", "8", "16", "32", "64", "128"])
-    fig.axes[0].xaxis.set_minor_locator(NullLocator())
-    return fig
-
-
-def alone_table(recorded: pd.DataFrame) -> pd.DataFrame:
-    """Return the test points lost with one layer coded, and with all: mean and 95 % interval, a line per network and method."""
-    found = rate_and_loss.lines(recorded, "alone")
-    lost = found.groupby(["network", "method", "setting", "layers"], sort=False).lost.apply(_mean_and_interval).unstack()
-    lost = lost[["fc1", "fc2", "fc3", runs.ALL]].fillna("-")
-    lost.index = [f"{NAMES[network]}: {method} {setting}" for network, method, setting in lost.index]
-    return lost.rename_axis("points lost on mnist").reset_index()
-
-
-def structure_figure(recorded: pd.DataFrame) -> plt.Figure:
-    """Return bars of the squared error of fc1 with its weights in several orders, as multiples of that of the trained order.
-
-    A bar is the mean over the trained networks, with its 95 % interval.
-    """
-    times = structure_factors(recorded)
-    fig, ax = plt.subplots(figsize=(7.0, 3.2))
-    layouts = [layout for layout in times.columns.levels[1] if layout != "trained"]
-    width = 0.8 / len(layouts)
-    for i, (layout, colour) in enumerate(zip(layouts, COLOURS, strict=False)):
-        found = [evidence.interval(times[method, layout]) for method in runs.STRUCTURE]
-        places = [j + (i - (len(layouts) - 1) / 2) * width for j in range(len(found))]
-        ends = [[mean - low for mean, low, _ in found], [high - mean for mean, _, high in found]]
-        ax.bar(places, [mean for mean, _, _ in found], width * 0.92, yerr=ends, capsize=2, color=colour, label=layout)
-    ax.axhline(1, color=INK, linewidth=0.8)
-    ax.set_xticks(range(len(runs.STRUCTURE)), [f"{method}\n{arguments}" for method, arguments in runs.STRUCTURE.items()])
-    title = "Local or global structure? The error of fc1 when weights change places"
-    ax.set(title=title, ylabel="squared error (times that of\nthe trained order)")
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return fig
-
-
-def structure_factors(recorded: pd.DataFrame) -> pd.DataFrame:
-    """Return the error of each order as a multiple of the trained order's: a line per seed, columns (method, order)."""
-    found = rate_and_loss.lines(recorded, "structure").assign(
-        layout=lambda rows: pd.Categorical(rows.layout, rows.layout.unique())
-    )
-    errors = found.pivot(index="seed", columns=["method", "layout"], values="error")
-    return pd.concat({method: errors[method].div(errors[method, "trained"], axis=0) for method in runs.STRUCTURE}, axis=1)
-
-
-def weakest(claim: str, measured: str, tests: Mapping[str, Verdict]) -> Claim:
-    """Return the row of a claim that has to pass several tests: its verdict is that of the weakest, 'here' names all of them."""
-    order = (DOES_NOT, UNDECIDED, HOLDS)
-    worst = min(tests.values(), key=lambda test: (order.index(test.label), test.low - test.margin))
-    here = "; ".join(f"{name}: {test.mean:+.2f} {test.label}" for name, test in tests.items())
-    return Claim(claim, measured, here, worst, "none")
-
-
-def paper_claims(recorded: pd.DataFrame) -> list[Claim]:
-    """Return the paper's claims. Their figures are points of test accuracy, positive where they speak for the claim."""
-    coded = {rate: rate_and_loss.lost_at(recorded, runs.ALL, rate) for rate in (16, 24)}
-    scalar = {rate: rate_and_loss.lost_by(recorded, runs.ALL, "scalar", (k,)) for rate, k in ((8, 16), (16, 4))}
-    sign = rate_and_loss.lost_by(recorded, runs.ALL, "sign", ())
-    exact = rate_and_loss.lost_at(recorded, runs.LAST_EXACT, RATE)
-    pairs = [(network, method) for network in NAMES for method in ("product", "scalar")]
-    product = {f"{NAMES[n]}, {rate}x": evidence.verdict(-coded[rate][n, "product"], margin=-1) for n in NAMES for rate in coded}
-    scalars = {f"{NAMES[n]}, {rate}x": evidence.verdict(-scalar[rate][n], margin=-0.5) for n in NAMES for rate in scalar}
-    signs = {NAMES[n]: evidence.verdict(-sign[n], margin=-10) for n in NAMES}
-    versus = {
-        other: {f"{NAMES[n]}, {method}": evidence.better(exact[n, other] - exact[n, method], "mnist") for n, method in pairs}
-        for other in ("low rank", "residual")
+def _costs(name: str, model: nn.Module, split: Split, rate: float, size: int, times: list[float]) -> dict[str, str]:
+    """Return a line of `cost_table`; `size` is that of the file in bytes, `times` are in milliseconds."""
+    layers = cost.count(model, split.images[:1])
+    return {
+        "method": name,
+        "times smaller": f"{rate:.1f}",
+        "accuracy (%)": f"{rows.percent(model, split):.2f}",
+        "parameters": f"{int(layers.weights.sum()):,}",
+        "MACs": f"{int(layers.MACs.sum()):,}",
+        "latency (ms)": f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})",
+        "file (kB)": f"{size / 1000:,.1f}",
     }
-    change, lead = "after - before, all dense layers coded, margin {} points", f"their lead at {RATE}x, last layer exact"
-    return [
-        weakest("PQ: 16-24x within 1 point of top-5", change.format(-1), product),
-        weakest("scalar k-means: 8-16x within 0.5 points of top-5", change.format(-0.5), scalars),
-        weakest("vector quantization beats SVD at the same rate", f"PQ and scalar codes, {lead}", versus["low rank"]),
-        weakest("RQ is worse than PQ and k-means at like rates", f"PQ and scalar codes, {lead}", versus["residual"]),
-        weakest("binarization: 32x within about 10 points", change.format(-10), signs),
-        weakest("all layers together lose more than any one, and the last more than the others", *_by_layer(recorded)),
-        weakest("with codebooks counted, the most centroids are not best", *_by_centroids(recorded)),
-        _whole_network(recorded),
-    ]
 
 
-def our_findings(recorded: pd.DataFrame) -> list[Claim]:
-    """Return what we found beside the paper's claims; figures as of `paper_claims`, unless a row says otherwise."""
-    four_bits = rate_and_loss.lost_by(recorded, runs.ALL, "scalar", (16,))
-    exact = rate_and_loss.lost_at(recorded, runs.LAST_EXACT, RATE)
-    low_rank = [rate_and_loss.lost_by(recorded, layers, "low rank", (4,)) for layers in (runs.ALL, runs.LAST_EXACT)]
-    scaled, sign = (rate_and_loss.lost_by(recorded, runs.ALL, name, ())["lenet-300-100"] for name in ("scaled sign", "sign"))
-    times = structure_factors(recorded)
-    broken = {"PQ, columns moved": ("product", "columns moved"), "RQ, segments exchanged": ("residual", "segments exchanged")}
-    lead = {NAMES[n]: evidence.better(exact[n, "scalar"] - exact[n, "product"], "mnist") for n in NAMES}
-    return [
-        weakest(
-            "four bits for each weight lose nothing",
-            "scalar k-means, k = 16, after - before, margin -0.1 points",
-            {NAMES[n]: evidence.no_worse(-lost, "mnist") for n, lost in four_bits.items()},
-        ),
-        weakest("PQ beats scalar k-means at the same rate", f"lead of PQ at {RATE}x, last layer exact", lead),
-        weakest(
-            "SVD fails by the last layer",
-            "rate 4: points lost with it coded, less those with it exact",
-            {NAMES[n]: evidence.better(low_rank[0][n] - low_rank[1][n], "mnist") for n in NAMES},
-        ),
-        weakest(
-            "a binarized network is better without a scale",
-            "points lost with a scale, less those without",
-            {"LeNet-300-100": evidence.better(scaled - sign, "mnist")},
-        ),
-        weakest(
-            "PQ of rows uses neighbours, RQ uses whole columns",
-            "fc1 of LeNet-300-100: rise of the squared error, as a multiple of it, when these are broken",
-            {name: evidence.verdict(times[place] - 1) for name, place in broken.items()},
-        ),
-    ]
+def with_coded_weights(model: nn.Module, code: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Return a copy of a network whose dense layers have the weights that `code` makes of theirs."""
+    model = copy.deepcopy(model)
+    for layer in runs.dense_layers(model).values():
+        layer.weight.data.copy_(code(layer.weight.detach()))
+    return model
 
 
-def _by_layer(recorded: pd.DataFrame) -> tuple[str, dict[str, Verdict]]:
-    found = rate_and_loss.lines(recorded, "alone")
-    tests = {}
-    for network in NAMES:
-        group = found[(found.network == network) & (found.method == "product")]
-        lost = group.pivot(index="seed", columns="layers", values="lost")
-        together, single = lost[runs.ALL], lost.drop(columns=runs.ALL)
-        last = max(single.columns)
-        others = single.drop(columns=last).max(axis=1)
-        tests[f"{NAMES[network]}, all"] = evidence.better(together - single.max(axis=1), "mnist")
-        tests[f"{NAMES[network]}, {last}"] = evidence.better(single[last] - others, "mnist")
-    return f"PQ {runs.ALONE['product']}: points lost by all, less the most by one; by the last, less the most by another", tests
+def rates_at(m: int, ks: tuple[int, ...], lengths: tuple[int, ...]) -> pd.DataFrame:
+    """Return the rate of product quantization of m vectors, a line per k, a column per segment length."""
+    by_length = {f"d = {d}": [f"{32 / (math.log2(k) / d + 32 * k / m):.1f}x" for k in ks] for d in lengths}
+    return pd.DataFrame({f"{m:,} vectors": [f"k = {k}" for k in ks]} | by_length)
 
 
-def _by_centroids(recorded: pd.DataFrame) -> tuple[str, dict[str, Verdict]]:
-    most, least = max(runs.CENTRES), 16
-    found = rate_and_loss.lines(recorded, "sweep").assign(most=lambda rows: rows.setting.str[0] == most)
-    lost = {}
-    for few_or_most, group in found[(found.axis == 0) & (found.rate >= least)].groupby("most"):
-        best = group.groupby("setting").lost_validation.mean().idxmin()
-        lost[few_or_most] = group[group.setting == best].set_index("seed").lost
-    name = f"fc1 of LeNet-300-100 at {least}x: points lost with k = {most}, less those with the best smaller k"
-    return name, {"columns clustered": evidence.better(lost[True] - lost[False], "mnist")}
+def relative_error(weight: Tensor, coded: Quantized) -> float:
+    """Return the squared error of a coded weight as a share of the weight's own square."""
+    return ((coded.decode() - weight).square().sum() / weight.square().sum()).item()
 
 
-def _whole_network(recorded: pd.DataFrame) -> Claim:
-    best = rate_and_loss.best_rates(rate_and_loss.settings(recorded, runs.ALL)).query("method == 'product'")
-    found = rate_and_loss.lines(recorded, layers=runs.ALL).merge(best[["network", "method", "setting", "within"]])
-    sizes = found.groupby("network").agg(dense=("dense_bytes", "mean"), coded=("bytes", "mean"), within=("within", "all"))
-    times = sizes.dense / sizes.coded
-    here = "; ".join(
-        f"{NAMES[n]}: {size.dense / 1000:,.0f} kB to {size.coded / 1000:,.0f} kB, {times[n]:.1f}x" for n, size in sizes.iterrows()
-    )
-    claim, measured = "the whole network becomes 20x smaller (200 MB to under 10 MB)", "bytes of the files, PQ within a point"
-    return Claim(claim, measured, here, bool((times >= 20).all() and sizes.within.all()), "none")
+def spectrum_figure(weight: Tensor, scalar: list[Quantized], product: list[Quantized], seed: int = 0) -> plt.Figure:
+    """Return a figure of the error of a matrix against its rate: factorization, that of the shuffled matrix, and codes.
+
+    Args:
+        weight: (m, n).
+        scalar: scalar codes of the weight, by rising rate.
+        product: codes of product quantization, by rising rate.
+        seed: of the shuffle.
+    """
+    order = torch.randperm(weight.numel(), generator=torch.Generator().manual_seed(seed)).to(weight.device)
+    shuffled = weight.flatten()[order].view_as(weight)
+    factored, mixed = ([paper.low_rank(w, runs.rank_for(w, rate)) for rate in RATES] for w in (weight, shuffled))
+    curves = {
+        "scalar k-means": (scalar, weight, BLUE, "o-"),
+        "PQ": (product, weight, ORANGE, "s-"),
+        "SVD": (factored, weight, VERMILION, "D-"),
+        "SVD of the same weights, shuffled": (mixed, shuffled, INK, "D:"),
+    }
+    fig, ax = plt.subplots(figsize=(5.0, 4.2))
+    for name, (layers, matrix, colour, style) in curves.items():
+        errors = [relative_error(matrix, layer) for layer in layers]
+        ax.plot([layer.compression_rate for layer in layers], errors, style, markersize=4.5, color=colour, label=name)
+    ax.set(xscale="log", ylim=(0, 1), xlabel="times smaller (log scale)", ylabel="share of fc1's energy lost")
+    ax.set_title("At each rate, codes keep more of fc1 than SVD")
+    ax.set_xticks([2, 4, 8, 16, 32], ["2", "4", "8", "16", "32"])
+    ax.xaxis.set_minor_locator(NullLocator())
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return fig
 
 
-def _mean_and_interval(values: pd.Series) -> str:
-    mean, low, high = evidence.interval(values)
-    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
+def patches_figure(centroids: Tensor, share: float) -> plt.Figure:
+    """Return a figure of centroids that are patches of an image.
+
+    Args:
+        centroids: (k, height, width).
+        share: of the rows that use the most frequent centroid.
+    """
+    picture, bound = tiles(centroids.cpu().numpy(), columns=PATCH_COLUMNS), centroids.abs().max().item()
+    fig, ax = plt.subplots(figsize=(5.0, 3.9))
+    image = ax.imshow(picture, cmap="cividis", vmin=-bound, vmax=bound, interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    fig.colorbar(image, ax=ax, orientation="horizontal", label="weight", shrink=0.7)
+    fig.suptitle(f"Each centroid is a patch; one serves {share:.0%} of the neurons", x=0.01, ha="left")
+    return fig

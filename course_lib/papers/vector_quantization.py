@@ -75,14 +75,14 @@ def scalar_kmeans(weight: Tensor, k: int) -> ScalarQuantized:
 
 
 def product_quantize(weight: Tensor, k: int, segments: int, *, axis: int = 1, seed: int = 0) -> ProductQuantized:
-    """Return W = [W^1 ... W^s] in blocks of n / s columns, the sub-rows of each coded by a k-means of its own (section 3.2.3).
+    """Return W = [W^1 ... W^s] in blocks of n / s columns, the segments of each coded by a k-means of its own (section 3.2.3).
 
     The codebooks hold k n floats in all, however many blocks there are, so k must be much smaller than m: cut the shorter axis.
 
     Args:
         weight: (m, n) or (n, c, h, w), floating point.
-        k: sub-rows of a codebook, 2 to m.
-        segments: s, the number of blocks; divides n.
+        k: segments of a codebook, 2 to m.
+        segments: s, the number of blocks, and so of segments of a row; divides n.
         axis: 1 cuts the columns and clusters rows, 0 does the same to the transposed matrix.
         seed: of the k-means++ start.
 

@@ -105,7 +105,7 @@ class ProductQuantized(Quantized):
     transposed: bool
 
     def decode(self) -> Tensor:
-        """Looks every sub-row up and puts the blocks side by side."""
+        """Look every segment up and put the blocks side by side."""
         rows = look_up(self.codebooks, self.codes).transpose(0, 1).flatten(1)  # (s, m, d) -> (m, n)
         return (rows.T if self.transposed else rows).reshape(self.shape)
 

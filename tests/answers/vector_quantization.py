@@ -27,7 +27,7 @@ def ternarize(weight):
     return best[1], torch.tensor(best[2], dtype=torch.int8).view(weight.shape)
 """,
     ),
-    "3: another setting": (3, "my_setting = dict(fc1=[16, 5], fc2=(8, 2), fc3=(4, 1))"),
+    "3: another setting": (3, "my_setting = dict(fc1=[16, 5], fc2=(4, 1), fc3=(8, 2))"),
 }
 
 WRONG = {

@@ -13,9 +13,13 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
 from course_lib import data, evidence, models, training
+from course_lib.drawings import vector_quantization as drawings
+from course_lib.experiments import quantization_tables as tables
 from course_lib.experiments import rate_and_loss, rows, runner
 from course_lib.experiments import vector_quantization as runs
-from course_lib.lessons import vector_quantization as lesson
+from course_lib.lessons import vector_quantization as live
+from course_lib.lessons import vector_quantization_claims as judged
+from course_lib.lessons import vector_quantization_rows as lesson
 from course_lib.papers import vector_quantization as paper
 from course_lib.storage import networks
 from course_lib.storage.codes import pack, unpack
@@ -327,16 +331,6 @@ def test_the_rate_of_a_network_counts_exact_layers_at_32_bits():
     assert figures["rate"] == pytest.approx(32 * (15_680 + 200) / (15_680 + 32 * 200), abs=1e-4)
 
 
-def test_the_error_of_an_output_by_hand():
-    w, inputs = weight(3, 5), weight(40, 5, seed=1)
-    coded = paper.scalar_kmeans(w, 2)
-    outputs = [(inputs @ matrix.T) for matrix in (w, coded.decode())]
-    centred = [out - out.mean(0) for out in outputs]
-    of_weight, of_output = runs.errors(w, coded, inputs)
-    assert of_weight == pytest.approx(((coded.decode() - w) ** 2).sum().item() / (w**2).sum().item(), rel=1e-5)
-    assert of_output == pytest.approx(((centred[1] - centred[0]) ** 2).sum().item() / (centred[0] ** 2).sum().item(), rel=1e-4)
-
-
 def test_layouts_break_what_they_say_and_nothing_else():
     w = weight(12, 16)
     orders = runs.layouts(12, 16, seed=3)
@@ -437,8 +431,8 @@ def test_differences_are_paired_by_network_in_any_order_of_rows():
 
 def test_a_claim_of_several_tests_is_as_good_as_its_weakest():
     tests = {"a": evidence.verdict([1, 1.1]), "b": evidence.verdict([-1, 1]), "c": evidence.verdict([-1, -1.1])}
-    assert lesson.weakest("x", "y", tests).evidence is tests["c"]
-    assert lesson.weakest("x", "y", dict(a=tests["a"], b=tests["b"])).evidence is tests["b"]
+    assert judged.weakest("x", "y", tests).evidence is tests["c"]
+    assert judged.weakest("x", "y", dict(a=tests["a"], b=tests["b"])).evidence is tests["b"]
 
 
 def test_the_recorded_rows_are_of_five_networks_and_decide_few_claims():
@@ -447,4 +441,74 @@ def test_the_recorded_rows_are_of_five_networks_and_decide_few_claims():
         assert sorted(group.seed.unique()) == list(range(5)), network
         assert group.groupby("seed").baseline_loss.nunique().eq(1).all() and group.baseline_loss.nunique() == 5
     assert (found.groupby(["name", "scale"]).seed.nunique() == 5).all()
-    assert len(lesson.paper_claims(found)) <= 8 and len(lesson.our_findings(found)) <= 5
+    assert len(judged.paper_claims(found)) <= 8 and len(judged.our_findings(found)) <= 5
+
+
+def test_a_setting_near_a_rate_is_on_the_right_side_and_chosen_on_validation():
+    points = pd.DataFrame(dict(rate=[7.0, 8.5, 9.9, 10.0, 12.0, 13.0], lost_validation=[0.0, 0.6, 0.5, 0.4, 0.3, 0.1]))
+    assert tables.near(points, 10).rate == 12.0
+    assert tables.near(points[points.rate < 12], 10).rate == 10.0
+    assert tables.near(points, 9.95, below=True).rate == 10.0  # equal to 2 percent
+    assert tables.near(points[points.rate < 10], 10, below=True).rate == 9.9
+
+
+def test_compared_settings_have_like_rates_and_favour_no_one_by_bits():
+    found = runner.recorded("vector-quantization", scale="lesson")
+    for layers in (runs.ALL, runs.LAST_EXACT):
+        rates = tables.compared(found, layers).set_index(["network", "method"]).rate
+        for network in tables.NAMES:
+            scalar, product = rates[network, "scalar"], rates[network, "product"]
+            assert scalar / 1.02 <= product <= 1.25 * scalar
+            assert all(scalar / 1.25 <= rates[network, method] <= 1.02 * scalar for method in ("residual", "low rank"))
+
+
+@pytest.mark.parametrize("layer", ["fc2", "fc3"])
+@pytest.mark.parametrize(("method", "setting"), [*runs.ALONE.items(), ("product", (4, 7, 1))])
+def test_the_rate_of_a_layer_is_that_of_its_code(layer, method, setting):
+    coded = runs.coder(method, *setting)(models.build("lenet-300-100").get_submodule(layer).weight)
+    assert tables.layer_rate("lenet-300-100", layer, method, setting) == pytest.approx(coded.compression_rate)
+
+
+def test_layers_are_paired_with_fc1_at_their_rate():
+    pairs = tables.pairs_of_layers(runner.recorded("vector-quantization", scale="lesson"))
+    for layer, fc1 in pairs.values():
+        assert layer.rate / 1.02 <= fc1.rate <= 1.25 * layer.rate and sorted(fc1.lost.index) == sorted(layer.lost.index)
+
+
+def test_the_drawn_codes_are_those_of_the_nearest_pairs():
+    row, books = (torch.from_numpy(values).float() for values in (drawings.ROW, drawings.CODEBOOKS))
+    assert torch.cdist(row[:, None], books).argmin(2).flatten().tolist() == drawings.CODES.tolist()
+
+
+def test_the_rates_of_the_table_are_those_of_real_codes():
+    table = live.rates_at(64, (4, 8), (2, 3))
+    for line, k in enumerate((4, 8)):
+        for d in (2, 3):
+            coded = paper.product_quantize(weight(64, 12), k, 12 // d)
+            assert table[f"d = {d}"][line] == f"{coded.compression_rate:.1f}x"
+
+
+def test_the_table_of_costs_says_what_the_files_hold(tmp_path):
+    model = models.pretrained("lenet-300-100", "mnist-5k")
+    result = paper.quantize(model, lambda w: paper.scalar_kmeans(w, 8))
+    result.save(tmp_path / "network")
+    split = data.load("mnist-5k").test.take(100)
+    exact, coded = live.cost_table(model, {"eight": result}, split).to_dict("records")
+    assert (exact["parameters"], exact["MACs"]) == (coded["parameters"], coded["MACs"]) == ("266,610", "266,200")
+    assert float(coded["file (kB)"]) == pytest.approx((tmp_path / "network").stat().st_size / 1000, abs=0.06)
+    assert coded["times smaller"] == f"{32 * 266_200 / sum(row['bits'] for row in result.record):.1f}"
+    assert coded["accuracy (%)"] == f"{100 * training.evaluate(result.model, split):.2f}"
+
+
+def test_weights_are_coded_in_a_copy():
+    model = models.pretrained("lenet-300-100", "mnist-5k")
+    before = model.fc1.weight.clone()
+    signs = live.with_coded_weights(model, torch.sign)
+    assert torch.equal(signs.fc1.weight, before.sign()) and torch.equal(model.fc1.weight, before)
+
+
+def test_the_most_fragile_layer_loses_most_alone():
+    lost = {"fc1": 1.0, "fc2": 3.0, runs.ALL: 9.0}
+    one = recorded({4: (30.0, 0.9, (0.0,))}, seeds=(0,)).assign(kind="alone", network="lenet-300-100")
+    found = pd.concat([one.assign(layers=layers, accuracy=99.0 - points) for layers, points in lost.items()])
+    assert lesson.most_fragile(found, "PQ") == "fc2"

@@ -1,0 +1,156 @@
+"""What notebook 01 shows of recorded rows: figures and tables over five trained networks of each kind."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import NullLocator
+
+from course_lib import evidence
+from course_lib.experiments import quantization_tables as tables
+from course_lib.experiments import rate_and_loss
+from course_lib.experiments import vector_quantization as runs
+from course_lib.notebook.plots import BLUE, COLOURS, GREEN, INK, MARKERS, ORANGE, PURPLE, VERMILION
+
+METHOD_COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, INK)
+CUT = 5  # points lost, above which figures are cut off
+
+
+def tradeoff(recorded: pd.DataFrame, network: str) -> plt.Figure:
+    """Return a figure of points lost against rate, the last layer exact: of each method the settings on its frontier.
+
+    A line is the mean over the trained networks on test images, its band the 95 % interval of that mean. Validation images
+    choose which settings are drawn. Above `CUT` points the figure is cut off; a method that lies above it is left out.
+    """
+    points = rate_and_loss.settings(recorded, runs.LAST_EXACT)
+    points = points[points.network == network]
+    fig, ax = plt.subplots(figsize=(5.0, 4.2))
+    for (method, name), marker, colour in zip(tables.METHODS.items(), MARKERS, METHOD_COLOURS, strict=True):
+        best = rate_and_loss.frontier(points[points.method == method])
+        if best.lost.min() <= CUT:
+            _curve(ax, best, "rate", marker, colour, name)
+    product, low_rank = rate_and_loss.best_rates(points).set_index("method").rate[["product", "low rank"]]
+    ax.set_title(
+        f"Within about one point, {tables.NAMES[network]} becomes\n{product:.0f} times smaller by PQ, {low_rank:.0f} times by SVD"
+    )
+    ax.set(ylim=(-0.2, CUT), xlim=(1.8, 50), ylabel=f"test accuracy lost on {points.dataset.iloc[0]} (points)")
+    _rate_axis(ax, [2, 4, 8, 16, 32])
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return fig
+
+
+def _curve(ax: plt.Axes, points: pd.DataFrame, rate: str, marker: str, colour: str, name: str) -> None:
+    ax.plot(points[rate], points.lost, marker=marker, markersize=4.5, color=colour, label=name)
+    ax.fill_between(points[rate], points.low, points.high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _rate_axis(ax: plt.Axes, ticks: list[int], what: str = "times smaller") -> None:
+    ax.set(xscale="log", xlabel=f"{what} (log scale)")
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+def comparison_table(recorded: pd.DataFrame) -> pd.DataFrame:
+    """Return what each method reaches: its highest rate within a point, chosen on validation, and the settings `compared`."""
+    furthest = rate_and_loss.best_rates(rate_and_loss.settings(recorded, runs.LAST_EXACT))
+    table = {"within 1 point, last layer exact": furthest[furthest.within]}
+    table |= {
+        "near the rate of k = 4, last layer exact": tables.compared(recorded, runs.LAST_EXACT),
+        "near the rate of k = 4, all layers coded": tables.compared(recorded, runs.ALL),
+    }
+    cells = {name: chosen.set_index(["network", "method"]).apply(_lost_at, axis=1) for name, chosen in table.items()}
+    lines = pd.DataFrame(
+        cells, index=pd.MultiIndex.from_product([tables.NAMES, tables.METHODS], names=["network", "method"])
+    ).fillna("none")
+    return lines.rename(tables.NAMES | tables.METHODS).reset_index()
+
+
+def _lost_at(one: pd.Series) -> str:
+    return f"{one.lost:.2f} ({one.low:.2f} to {one.high:.2f}) at {one.rate:.1f}x"
+
+
+def sweep_figure(points: pd.DataFrame) -> plt.Figure:
+    """Return a figure of points lost against both rates of `sweep_points`, a curve per k, bands as in `tradeoff`."""
+    fig, axes = plt.subplots(2, 1, figsize=(5.0, 6.6), sharex=True)
+    titles = {"rate_without_codebooks": "Codebooks not counted", "rate": "Codebooks counted"}
+    for ax, (rate, title) in zip(axes, titles.items(), strict=True):
+        for (k, group), marker, colour in zip(points.groupby("k"), MARKERS, COLOURS, strict=False):
+            _curve(ax, group.sort_values("length"), rate, marker, colour, f"k = {k}")
+        _rate_axis(ax, [4, 8, 16, 32, 64], "times smaller, fc1 alone")
+        ax.set(ylim=(-0.2, CUT), xlim=(3.5, 100), ylabel="test accuracy lost\non mnist (points)", title=title)
+    axes[0].set_xlabel("")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return fig
+
+
+def alone_table(recorded: pd.DataFrame) -> pd.DataFrame:
+    """Return the test points lost with one layer coded, and with all: mean, 95 % interval and rate of what is coded."""
+    table: dict[str, dict[str, str]] = {}
+    for (network, method, setting, layers), group in rate_and_loss.lines(recorded, "alone").groupby(
+        ["network", "method", "setting", "layers"], sort=False
+    ):
+        rate = group.rate.mean() if layers == runs.ALL else tables.layer_rate(network, layers, method, setting)
+        name = f"{tables.NAMES[network]}: {tables.METHODS[method]}, {_told(method, setting)}"
+        table.setdefault(name, {})[layers] = f"{_mean_and_interval(group.lost)} at {rate:.1f}x"
+    columns = ["fc1", "fc2", "fc3", runs.ALL]
+    lines = pd.DataFrame.from_dict(table, orient="index")[columns].fillna("-")
+    return lines.rename_axis("points lost on mnist").reset_index()
+
+
+def pairs_table(recorded: pd.DataFrame) -> pd.DataFrame:
+    """Return the test points that fc2 and fc3 of LeNet-300-100 lose alone by PQ, and what fc1 loses near the same rate."""
+    pairs = tables.pairs_of_layers(recorded)
+    told = {layer: [f"{_mean_and_interval(arm.lost)} at {arm.rate:.1f}x" for arm in pair] for layer, pair in pairs.items()}
+    return pd.DataFrame([dict(layer=layer, alone=alone, fc1=fc1) for layer, (alone, fc1) in told.items()]).rename(
+        columns={"layer": "PQ, LeNet-300-100", "alone": "it loses", "fc1": "fc1 loses"}
+    )
+
+
+def most_fragile(recorded: pd.DataFrame, method: str, network: str = "lenet-300-100") -> str:
+    """Return the layer that loses most points on test images when it alone is coded by a method of METHODS' names."""
+    codes = {name: code for code, name in tables.METHODS.items()}
+    return tables.lost_alone(recorded, network, codes[method]).drop(columns=runs.ALL).mean().idxmax()
+
+
+def _told(method: str, setting: tuple[int, ...]) -> str:
+    """Return a setting in words."""
+    form = {"scalar": "k = {}", "product": "k = {}, d = {}", "residual": "k = {}, t = {}", "low rank": "{}x"}[method]
+    return form.format(*setting)
+
+
+def structure_figure(recorded: pd.DataFrame) -> plt.Figure:
+    """Return bars of the squared error of fc1 with its weights in several orders, as multiples of that of the trained order.
+
+    A bar is the mean over the trained networks, with its 95 % interval.
+    """
+    times = tables.structure_factors(recorded)
+    layouts = [layout for layout in times.columns.levels[1] if layout != "trained"]
+    names = {"scalar": "scalar\nk-means", "product": "PQ over\nrows", "residual": "RQ over\ncolumns", "low rank": "SVD"}
+    fig, ax = plt.subplots(figsize=(5.0, 6.0))
+    height = 0.8 / len(layouts)
+    for i, (layout, colour) in enumerate(zip(layouts, COLOURS, strict=False)):
+        mean, low, high = np.transpose([evidence.interval(times[method, layout]) for method in names])
+        places = np.arange(len(names)) + (i - (len(layouts) - 1) / 2) * height
+        ax.barh(places, mean, height * 0.9, color=colour, label=layout)
+        ax.errorbar(mean, places, xerr=[mean - low, high - mean], fmt="none", ecolor=INK, capsize=2)
+    ax.axvline(1, color=INK, linewidth=1)
+    ax.set_yticks(range(len(names)), names.values())
+    ax.invert_yaxis()
+    ax.grid(False, axis="y")
+    ax.set(title="The error of fc1 when its weights change places", xlabel="squared error (times that of the trained order)")
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return fig
+
+
+def structure_times(recorded: pd.DataFrame) -> dict[str, str]:
+    """Return method -> its setting, the rate of fc1, and how many times larger its error becomes by two shuffles."""
+    times, found = tables.structure_factors(recorded).mean(), {}
+    for method, setting in runs.STRUCTURE.items():
+        rate = tables.layer_rate("lenet-300-100", "fc1", method, setting)
+        told = [f"{layout} x {times[method, layout]:.2f}" for layout in ("columns moved", "segments exchanged", "shuffled")]
+        found[tables.METHODS[method]] = f"{_told(method, setting)} (fc1 {rate:.1f}x smaller): {', '.join(told)}"
+    return found
+
+
+def _mean_and_interval(values: pd.Series) -> str:
+    mean, low, high = evidence.interval(values)
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
