@@ -1,8 +1,9 @@
-"""What this machine can do, what a layer asks of it, and which of the two roofs stops it: the roofline model.
+"""What this machine can do, what a layer asks of it, and which of the two limits it meets: the roofline model.
 
     seconds  >=  max(MACs / rate, bytes / bandwidth),      MACs per second  <=  min(rate, intensity * bandwidth)
 
-with intensity = MACs / bytes (Williams, Waterman, Patterson 2009, who count FLOPs: two a MAC). Everything is measured on the
+with intensity = MACs / bytes (Williams, Waterman, Patterson 2009, who count FLOPs: two per MAC). Both limits are measured, so
+they are the best that was seen, and `Roof.raised` takes in whatever turns out to be faster. Everything is measured on the
 processor, also where there is a GPU, and by default on one thread: the load of other programs disturbs that least. A time is
 the shortest of several, since nothing makes a program faster than the machine allows.
 """
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 SIZES = (256, 512, 1024)  # of the matrices whose product is timed: small ones may stay in a cache, large ones keep a kernel busy
 FLOAT = 4  # bytes
+OTHER = 2**26, 2**29  # bytes, at least and at most, of the data that empties the caches
 FINE = time.get_clock_info("thread_time").resolution < 1e-6  # on Windows it counts in steps of milliseconds
 
 
@@ -42,6 +45,17 @@ class Roof(NamedTuple):
     def reachable(self, intensity: float) -> float:
         """The most MACs a second at `intensity` MACs per byte."""
         return min(self.rate, intensity * self.bandwidth)
+
+    def raised(self, layers: pd.DataFrame, seconds: pd.Series) -> "Roof":
+        """Return the roof above everything that was measured: these layers, too, for one image.
+
+        Args:
+            layers: as `traffic` returns them.
+            seconds: measured, of some or all of the layers.
+        """
+        layers = layers.loc[seconds.index]
+        rate, bandwidth = (layers.MACs / seconds).max(), (bytes_moved(layers) / seconds).max()
+        return Roof(max(self.rate, rate), max(self.bandwidth, bandwidth))
 
 
 def cache_sizes(folder: Path = CACHES) -> dict[str, int]:
@@ -84,7 +98,7 @@ def best_seconds(run: Callable[[], object], *, seconds: float = 0.1, threads: in
         repeat = partial(timeit.repeat, run, number=1, timer=timer)
         with torch.inference_mode():
             run()
-            setup = partial(torch.Tensor.add_, _other_data(), 1.0) if cold else "pass"
+            setup = _other_data().sum if cold else "pass"  # read only: what was written would have to be written back later
             times = repeat(setup, repeat=3)
             more = min(int(200 * seconds) if cold else 1000, int(seconds / min(times)))  # the other data takes its time, too
             return min(times + repeat(setup, repeat=more))
@@ -93,8 +107,9 @@ def best_seconds(run: Callable[[], object], *, seconds: float = 0.1, threads: in
 
 
 def _other_data() -> Tensor:
-    """More than the last cache holds, as far as that is known."""
-    return torch.ones(max(2**26, 2 * max(cache_sizes().values(), default=0)) // FLOAT)
+    """More than the last cache holds, as far as that is known; of a server's, which others use too, not much more."""
+    least, most = OTHER
+    return torch.ones(min(max(least, 2 * max(cache_sizes().values(), default=0)), most) // FLOAT)
 
 
 def multiply_rate(size: int, **timing) -> float:
@@ -171,7 +186,37 @@ def intensity(layers: pd.DataFrame, batch: int = 1, bits: float = 32) -> pd.Seri
     return batch * layers.MACs / bytes_moved(layers, batch, bits)
 
 
-def layer_seconds(model: nn.Module, example_input: Tensor, names: Iterable[str], batch: int = 1, **timing) -> pd.Series:
+def least_seconds(layers: pd.DataFrame, roof: Roof, batch: int = 1, bits: float = 32) -> pd.Series:
+    """Seconds that each layer of `traffic` takes for a batch at the roof: the longer of computing and moving bytes."""
+    return np.maximum(batch * layers.MACs / roof.rate, bytes_moved(layers, batch, bits) / roof.bandwidth)
+
+
+def call_seconds(**timing) -> float:
+    """Seconds of a call of a layer with a single weight: all that is left is the call; `timing` goes to `best_seconds`."""
+    return best_seconds(partial(nn.Linear(1, 1), torch.ones(1, 1)), **timing)
+
+
+def weights_rate(side: int, **timing) -> float:
+    """Bytes of weights a second in a dense layer from `side` to `side` neurons, for one image, again and again.
+
+    A layer that fits into a cache finds its weights there. `timing` goes to `best_seconds`.
+
+    Raises:
+        ValueError: `side` is below 1.
+    """
+    _check(side=side)
+    layer, image = nn.Linear(side, side, bias=False), torch.ones(1, side)
+    return FLOAT * side**2 / best_seconds(partial(layer, image), **timing)
+
+
+def layer_seconds(
+    model: nn.Module,
+    example_input: Tensor,
+    names: Iterable[str],
+    batch: int = 1,
+    layout: torch.memory_format = torch.contiguous_format,
+    **timing,
+) -> pd.Series:
     """Measured seconds of single layers for a batch, from cold caches, each with weights and inputs of its shape, one at a time.
 
     Args:
@@ -179,6 +224,7 @@ def layer_seconds(model: nn.Module, example_input: Tensor, names: Iterable[str],
         example_input: an image (1, ...) on the model's device.
         names: of the layers to measure.
         batch: of images.
+        layout: of the inputs and weights of convolutions in memory; `torch.channels_last` puts the channels of a place together.
         timing: arguments of `best_seconds`.
 
     Raises:
@@ -194,6 +240,8 @@ def layer_seconds(model: nn.Module, example_input: Tensor, names: Iterable[str],
         for parameter in layer.parameters():
             nn.init.constant_(parameter, 0.01)  # pages that were never written are no memory yet
         images = torch.full((batch, *shapes[name][0][1:]), 0.5)
+        if images.dim() == 4:
+            layer, images = layer.to(memory_format=layout), images.to(memory_format=layout)
         measured[name] = best_seconds(partial(layer, images), cold=True, **timing)
     return pd.Series(measured)
 

@@ -93,6 +93,35 @@ def test_a_roof_is_the_lower_of_two_limits(rate, bandwidth, intensity):
     assert roof.ridge * bandwidth == pytest.approx(rate)
 
 
+@given(st.lists(st.floats(1e-7, 10), min_size=2, max_size=2), st.floats(1e6, 1e12), st.floats(1e6, 1e12))
+def test_no_measured_time_lies_below_a_raised_roof(seconds, rate, bandwidth):
+    with META:
+        table = machine.traffic(nn.Sequential(nn.Linear(30, 40), nn.Linear(40, 5)), torch.empty(1, 30))
+    took = pd.Series(seconds, index=table.index)
+    roof = machine.Roof(rate, bandwidth).raised(table, took)
+    assert (took >= machine.least_seconds(table, roof) * (1 - 1e-9)).all()
+    assert roof.rate >= rate and roof.bandwidth >= bandwidth
+    assert machine.Roof(1e30, 1e30).raised(table, took) == (1e30, 1e30)
+
+
+def test_the_least_time_of_a_layer_is_the_longer_of_computing_and_moving_bytes():
+    with META:
+        table = machine.traffic(nn.Linear(4096, 4096, bias=False), torch.empty(1, 4096))
+    roof = machine.Roof(50e9, 25e9)
+    moved = {1: 4 * (4096**2 + 8192), 64: 4 * (4096**2 + 64 * 8192)}
+    assert machine.least_seconds(table, roof).item() == pytest.approx(moved[1] / 25e9)
+    assert machine.least_seconds(table, roof, batch=64).item() == pytest.approx(64 * 4096**2 / 50e9)
+    assert machine.least_seconds(table, roof, bits=4).item() == pytest.approx((moved[1] - 3.5 * 4096**2) / 25e9)
+
+
+def test_the_other_data_of_a_large_cache_stays_within_bounds(monkeypatch):
+    for cache_size, expected in ((0, 2**26), (2**27, 2**28), (2**29, 2**29)):
+        monkeypatch.setattr(machine, "cache_sizes", lambda size=cache_size: {"L3": size})
+        monkeypatch.setattr(torch, "ones", lambda count: count)
+        assert machine._other_data() == expected // 4
+        monkeypatch.undo()
+
+
 def test_the_best_time_is_the_shortest():
     pauses = iter([0.2, 0.03, 0.01, 0.03] + [0.02] * 1000)  # the first warms up
     assert 0.01 <= machine.best_seconds(lambda: time.sleep(next(pauses)), seconds=0.05, threads=2) < 0.02
@@ -125,13 +154,12 @@ def test_cold_fills_the_caches_before_each_repeat_outside_the_time(monkeypatch):
     calls = []
 
     class Other:
-        def add_(self, value):
+        def sum(self):
             calls.append("other")
             time.sleep(0.05)
 
     monkeypatch.setattr(machine, "FINE", False)
     monkeypatch.setattr(machine, "_other_data", Other)
-    monkeypatch.setattr(torch.Tensor, "add_", Other.add_)
     assert machine.best_seconds(lambda: calls.append("run"), seconds=1e-9, cold=True) < 0.05
     assert calls == ["run"] + ["other", "run"] * 3
 
@@ -141,6 +169,8 @@ def test_rates_divide_work_by_time(monkeypatch):
     assert machine.multiply_rate(10) == 500
     assert machine.read_rate(2**22) == 2**21
     assert machine.read_rate(2**16) == 16 * 2**15  # sixteen times in one measurement
+    assert machine.weights_rate(50) == 4 * 50**2 / 2
+    assert machine.call_seconds() == 2.0
 
 
 def test_this_machine_has_a_roof_and_no_layer_is_far_above_it():
@@ -161,12 +191,26 @@ def test_a_layer_is_measured_on_a_batch_of_its_shape(network, monkeypatch):
     assert shapes == [(7, 8, 4, 4), (7, 5)]
 
 
+def test_a_layer_is_measured_in_the_layout_asked_for(network, monkeypatch):
+    together = []
+    image = torch.empty(1, 3, 6, 6, device=META)
+    monkeypatch.setattr(
+        machine,
+        "best_seconds",
+        lambda run, **timing: together.append(run().is_contiguous(memory_format=torch.channels_last)) or 1,
+    )
+    for layout in (torch.contiguous_format, torch.channels_last):
+        machine.layer_seconds(network.to(META), image, ["0"], layout=layout)
+    assert together == [False, True]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda net: machine.best_seconds(list, threads=0), "threads is 0"),
         (lambda net: machine.multiply_rate(0), "size is 0"),
         (lambda net: machine.read_rate(3), "size is 3; allowed are 4"),
+        (lambda net: machine.weights_rate(0), "side is 0"),
         (lambda net: machine.traffic(nn.ReLU(), torch.zeros(1, 2)), "ReLU without dense"),
         (lambda net: machine.traffic(net, torch.zeros(0, 3, 6, 6)), r"shape \(0, 3, 6, 6\)"),
         (lambda net: machine.intensity(machine.traffic(net, torch.zeros(1, 3, 6, 6)), batch=0), "batch is 0"),

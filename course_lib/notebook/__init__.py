@@ -124,8 +124,8 @@ class Claim(NamedTuple):
     measured: str  # what was compared, on which network
     here: str  # the figures behind it, with their unit
     # A verdict over trained networks; True or False where nothing is left to chance: a count, an identity, a time on this
-    # machine; None where it was not tested here
-    evidence: Verdict | bool | None
+    # machine; None where it was not tested here; a label of `evidence` where what is counted decides
+    evidence: Verdict | bool | str | None
     epochs: str = ""  # of each arm
 
     def line(self) -> dict[str, str]:
@@ -136,7 +136,7 @@ class Claim(NamedTuple):
             effect = f"{self.evidence.mean:+.2f}"
             interval = f"{self.evidence.low:+.2f} to {self.evidence.high:+.2f}" if self.evidence.networks > 1 else "none"
         else:
-            label = {True: HOLDS, False: DOES_NOT, None: NOT_TESTED}[self.evidence]
+            label = {True: HOLDS, False: DOES_NOT, None: NOT_TESTED}.get(self.evidence, self.evidence)
         if scale.name() == "smoke" and self.evidence is not None:
             label = SMOKE
         return {

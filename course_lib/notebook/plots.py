@@ -192,23 +192,23 @@ def stacked_bars(parts: Mapping[str, Mapping[str, float]], *, title: str, xlabel
 def roofline(
     rate: float, bandwidth: float, points: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str
 ) -> plt.Figure:
-    """The two limits of a machine, and groups of layers below them.
+    """The roof of a machine, which is the lower of its two limits, and groups of layers below it.
 
     Args:
-        rate: MACs a second.
-        bandwidth: bytes a second.
-        points: name of a group -> (MACs per byte, MACs a second), a number each for every layer.
+        rate: MACs per second.
+        bandwidth: bytes per second.
+        points: name of a group -> (MACs per byte, MACs per second), a number each for every layer.
         title: the finding.
     """
     fig, ax = plt.subplots(figsize=(WIDTH, 3.8))
     every = np.concatenate([np.asarray(x, dtype=float) for x, _ in points.values()])
     x = np.geomspace(min(0.1, every.min()) / 2, max(100.0, every.max()) * 2, 200)
-    ax.plot(x, np.minimum(rate, x * bandwidth) / 1e9, color=INK, linewidth=2, label="the two roofs")
+    ax.plot(x, np.minimum(rate, x * bandwidth) / 1e9, color=INK, linewidth=2, label="the roof")
     ax.axvline(rate / bandwidth, color=INK, linewidth=1, linestyle=":")
     for (name, (intensities, rates)), marker, colour in zip(points.items(), MARKERS, COLOURS, strict=False):
         ax.scatter(intensities, np.asarray(rates) / 1e9, 38, color=colour, marker=marker, label=name, zorder=3)
     lowest = min(rate / 500, *(np.min(y) / 2 for _, y in points.values()))
     ax.set(xscale="log", xlabel="MACs per byte (log scale)", title=title)
-    ax.set(yscale="log", ylabel="10$^9$ MACs a second (log scale)", ylim=(lowest / 1e9, 2 * rate / 1e9))
+    ax.set(yscale="log", ylabel="10$^9$ MACs per second (log)", ylim=(lowest / 1e9, 2 * rate / 1e9))
     ax.legend(loc="lower right")
     return fig

@@ -37,17 +37,22 @@ def smallest_batch(n, c, ridge, bits):
     return high
 """,
     ),
-    "3: by dynamic programming, a list": (
+    "3: from several random starts, by distances": (
         3,
         """
-def on_chip(sizes, capacity):
-    reached = {0: []}
-    for name, size in sizes.items():
-        for total, names in list(reached.items()):
-            if total + size <= capacity:
-                reached.setdefault(total + size, [*names, name])
-    best = max(reached)
-    return reached[best], (best * 1.25 + (sum(sizes.values()) - best) * 160) / 1e12
+def compress(weight, bits):
+    values, best = weight.flatten().double(), None
+    for seed in range(4):
+        chosen = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))[: 2**bits]
+        codebook = values[chosen].clone()
+        for _ in range(40):
+            codes = (values[:, None] - codebook).abs().argmin(1)
+            codebook = torch.stack([values[codes == k].mean() if (codes == k).any() else v for k, v in enumerate(codebook)])
+        codes = (values[:, None] - codebook).abs().argmin(1)
+        error = float((codebook[codes] - values).square().mean())
+        if best is None or error < best[0]:
+            best = error, codes.view_as(weight).int(), codebook.float()
+    return best[1:]
 """,
     ),
 }
@@ -132,48 +137,59 @@ def smallest_batch(n, c, ridge, bits):
     return max(1, int(np.ceil(ridge * n * c * bits / 8 / gained))) if gained > 0 else None
 """,
     ),
-    "3: the largest first": (
+    "3: equal distances between the extremes": (
         3,
         """
-def on_chip(sizes, capacity):
-    kept, held = set(), 0
-    for name in sorted(sizes, key=sizes.get, reverse=True):
-        if held + sizes[name] <= capacity:
-            kept.add(name)
-            held += sizes[name]
-    return kept, (held * 1.25 + (sum(sizes.values()) - held) * 160) / 1e12
+def compress(weight, bits):
+    codebook = torch.linspace(float(weight.min()), float(weight.max()), 2**bits)
+    return (weight[..., None] - codebook).abs().argmin(-1), codebook
 """,
     ),
-    "3: the smallest first": (
+    "3: the best equal distances": (
         3,
         """
-def on_chip(sizes, capacity):
-    kept, held = set(), 0
-    for name in sorted(sizes, key=sizes.get):
-        if held + sizes[name] <= capacity:
-            kept.add(name)
-            held += sizes[name]
-    return kept, (held * 1.25 + (sum(sizes.values()) - held) * 160) / 1e12
+def compress(weight, bits):
+    def of(width):
+        codebook = weight.mean() + width * weight.std() * torch.linspace(-1, 1, 2**bits)
+        return (weight[..., None] - codebook).abs().argmin(-1), codebook
+    return min((of(width / 10) for width in range(5, 50)), key=lambda way: float((way[1][way[0]] - weight).square().mean()))
 """,
     ),
-    "3: a full chip does not count": (
+    "3: equally many weights for each value": (
         3,
         """
-def on_chip(sizes, capacity):
-    choices = [c for r in range(len(sizes) + 1) for c in itertools.combinations(sizes, r)]
-    best = max((c for c in choices if sum(map(sizes.get, c)) < capacity), key=lambda c: sum(map(sizes.get, c)))
-    held = sum(map(sizes.get, best))
-    return set(best), (held * 1.25 + (sum(sizes.values()) - held) * 160) / 1e12
+def compress(weight, bits):
+    parts = weight.flatten().sort().values.tensor_split(2**bits)
+    codebook = torch.stack([part.mean() for part in parts])
+    return (weight[..., None] - codebook).abs().argmin(-1), codebook
 """,
     ),
-    "3: an access a byte": (
+    "3: one value too many": (
         3,
         """
-def on_chip(sizes, capacity):
-    choices = [c for r in range(len(sizes) + 1) for c in itertools.combinations(sizes, r)]
-    best = max((c for c in choices if sum(map(sizes.get, c)) <= capacity), key=lambda c: sum(map(sizes.get, c)))
-    held = sum(map(sizes.get, best))
-    return set(best), (held * 5 + (sum(sizes.values()) - held) * 640) / 1e12
+def compress(weight, bits):
+    from course_lib.kmeans import kmeans_1d
+    codebook, codes = kmeans_1d(weight, 2**bits + 1)
+    return codes, codebook
+""",
+    ),
+    "3: codes of another shape": (
+        3,
+        """
+def compress(weight, bits):
+    from course_lib.kmeans import kmeans_1d
+    codebook, codes = kmeans_1d(weight, 2**bits)
+    return codes.flatten(), codebook
+""",
+    ),
+    "3: equal weights divide by nothing": (
+        3,
+        """
+def compress(weight, bits):
+    from course_lib.kmeans import kmeans_1d
+    spread = weight.std()
+    codebook, codes = kmeans_1d(weight / spread, 2**bits)
+    return codes, codebook * spread
 """,
     ),
 }
