@@ -47,6 +47,10 @@ def in_words(values: Sequence[float], form: str = "+.2f") -> str:
     return "{0:{form}} ({1:{form}} to {2:{form}})".format(*evidence.interval(values), form=form)
 
 
+# Of figure 5, in the order of their colours
+CURVES = ("L2, no retraining", "L1, no retraining", "L1, retraining", "L2, retraining", "L2, iterative", "L2, one shot, long")
+
+
 def tradeoff(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of figure 5 and their change of accuracy against the network of the seed trained with L2, in points."""
     curves = chosen(rows, kind="curves")
@@ -54,38 +58,42 @@ def tradeoff(rows: pd.DataFrame) -> pd.DataFrame:
     return curves.assign(change=curves.accuracy - curves.seed.map(dense))
 
 
-def tradeoff_figure(points: pd.DataFrame, curves: Sequence[str], title: str) -> plt.Figure:
+def tradeoff_figure(points: pd.DataFrame, curves: Sequence[str], title: str, lowest: float) -> plt.Figure:
     """Draw figure 5: mean change of accuracy against how many times fewer weights are left, with 95 % intervals.
 
     Args:
         points: as `tradeoff` gives them.
         curves: the methods to draw.
         title: the finding.
+        lowest: where the axis of the changes ends, in points; what lies below is cut off.
     """
-    rates = sorted(chosen(points, method=list(curves)).rate.unique())
-    found = {
-        curve: np.array([evidence.interval(chosen(points, method=curve, rate=rate).change) for rate in rates]) for curve in curves
-    }
-    fig = plots.lines(
-        rates, {name: values[:, 0] for name, values in found.items()}, title=title,
-        xlabel="how many times fewer weights are left (log scale)", ylabel="accuracy against the dense network (points)",
-        spread={name: (values[:, 1], values[:, 2]) for name, values in found.items()},
-    )  # fmt: skip
-    axes = fig.axes[0]
-    axes.set(xscale="log")
-    axes.set_xticks(rates, [f"{rate:.0f}x" for rate in rates])
-    axes.minorticks_off()
-    axes.axhline(0, color="grey", linewidth=0.8)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.52, 0.0))
+    fig, ax = plt.subplots(figsize=(plots.WIDTH, 4.4))
+    for curve, colour, marker in zip(CURVES, plots.COLOURS, plots.MARKERS, strict=True):
+        if curve in curves:
+            changes = chosen(points, method=curve).groupby("rate").change
+            mean, low, high = np.array([evidence.interval(found) for _, found in changes]).T
+            rates = list(changes.groups)
+            ax.plot(rates, mean, color=colour, marker=marker, markersize=4.5, label=curve)
+            ax.fill_between(rates, low, high, color=colour, alpha=0.18, linewidth=0)
+    ax.set(title=title, xlabel="times fewer weights (log scale)", ylabel="accuracy against dense (points)")
+    ax.set(xscale="log", ylim=(lowest, 0.3))
+    ax.set_xticks(rates, [f"{rate:.0f}x" for rate in rates])
+    ax.minorticks_off()
+    ax.axhline(0, color=plots.INK, linewidth=0.8)
+    fig.legend(loc="outside lower center", ncols=2)
     return fig
 
 
 def tradeoff_table(points: pd.DataFrame) -> pd.DataFrame:
-    """Return figure 5 in numbers: mean change of accuracy per curve and rate, and the epochs of retraining at the two ends."""
-    pruned = points[points.rate > 1]
-    table = pruned.pivot_table(index="method", columns="rate", values="change", sort=False)
-    table = table.map("{:+.2f}".format).rename(columns="{:.0f}x".format)
-    table["epochs"] = [_span(chosen(pruned, method=method).epochs) for method in table.index]
+    """Return figure 5 in numbers: mean change of accuracy per curve and rate, and the epochs of retraining at the two ends.
+
+    The dense network trained on stands in the column of the rate at which the iterative one has had as many epochs.
+    """
+    rates = chosen(points, method="L2, iterative").groupby("epochs").rate.first()
+    points = points.assign(rate=points.rate.where(points.rate > 1, points.epochs.map(rates)))
+    table = points.pivot_table(index="method", columns="rate", values="change", sort=False)
+    table = table.sort_index(axis=1).map("{:+.2f}".format).rename(columns="{:.0f}x".format)
+    table["epochs"] = [_span(chosen(points, method=method).epochs) for method in table.index]
     return table.rename_axis(columns=None, index="change of accuracy (points)").reset_index()
 
 
@@ -94,9 +102,10 @@ def learning_rates(rows: pd.DataFrame) -> pd.DataFrame:
     tried = chosen(rows, kind="lr")
     tried = tried.assign(error=100 - tried.validation)
     table = tried.pivot_table(index=["network", "epochs"], columns="lr", values="error").map(
-        lambda error: "" if np.isnan(error) else f"{error:.2f}"
+        lambda error: "not run" if np.isnan(error) else f"{error:.2f}"
     )
-    return table.sort_index(axis=1, ascending=False).rename_axis(columns=None).reset_index()
+    table = table.sort_index(axis=1, ascending=False).rename(columns="at {:g}".format).rename_axis(columns=None)
+    return table.assign(networks=tried.groupby(["network", "epochs"]).seed.nunique()).reset_index()
 
 
 def paths_figure(rows: pd.DataFrame, methods: Sequence[str], title: str) -> plt.Figure:
@@ -115,7 +124,7 @@ def paths_figure(rows: pd.DataFrame, methods: Sequence[str], title: str) -> plt.
         found[method] = np.array([evidence.interval(column) for column in errors.T])
     fig = plots.lines(
         epochs, {name: values[:, 0] for name, values in found.items()}, title=title, xlabel="epochs of retraining",
-        ylabel="test error on MNIST (%, log scale)", spread={name: (v[:, 1].clip(0.1), v[:, 2]) for name, v in found.items()},
+        ylabel="test error (%, log scale)", spread={name: (v[:, 1].clip(0.1), v[:, 2]) for name, v in found.items()},
     )  # fmt: skip
     fig.axes[0].set(yscale="log", xticks=epochs)
     return fig
@@ -170,6 +179,12 @@ def leads(rows: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> pd.DataFr
     for column, arms in pairs.items():
         table[column] = [in_words(paired(curves, *(dict(method=arm, rate=rate) for arm in arms))) for rate in rates]
     return pd.DataFrame(table)
+
+
+def lead(rows: pd.DataFrame, curve: str, other: str, rate: int) -> float:
+    """Return how many points one curve of figure 5 is ahead of another at a rate, mean over the networks."""
+    differences = paired(chosen(rows, kind="curves", rate=rate), dict(method=curve), dict(method=other))
+    return sum(differences) / len(differences)
 
 
 def most_sensitive(rows: pd.DataFrame, layer: str) -> Claim:

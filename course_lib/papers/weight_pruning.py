@@ -39,9 +39,7 @@ def threshold_mask(weight: Tensor, quality: float) -> Tensor:
     Raises:
         ValueError: `quality` negative or not a number, `weight` empty or not finite.
     """
-    _check_weight(weight)
-    if not quality >= 0:
-        raise ValueError(f"quality is {quality}; allowed are 0 and above")
+    _check_threshold(weight, quality)
     return weight.detach().abs() > quality * weight.detach().std(correction=0)
 
 
@@ -269,6 +267,12 @@ def _counts(model: nn.Module, shares: Mapping[str, float], survivors: Mapping[st
 def _check_sparsity(sparsity: float) -> None:
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity is {sparsity}; allowed is [0, 1)")
+
+
+def _check_threshold(weight: Tensor, quality: float) -> None:
+    _check_weight(weight)
+    if not quality >= 0:
+        raise ValueError(f"quality is {quality}; allowed are 0 and above")
 
 
 def _check_weight(weight: Tensor) -> None:
