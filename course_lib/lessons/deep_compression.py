@@ -1,250 +1,184 @@
-"""What notebook 05 shows beside its cells: tables and figures of recorded rows."""
+"""What notebook 05 shows of networks at hand: tables, figures, and the widget panel."""
 
-import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from course_lib import cost
 from course_lib.data import Split
-from course_lib.evidence import DOES_NOT, HOLDS, UNDECIDED, Verdict, better, interval, no_worse, verdict
 from course_lib.experiments import deep_compression as experiments
-from course_lib.experiments.compressed_files import PAPER_LAYERS
-from course_lib.experiments.size_curves import (
-    best_within,
-    by_bits,
-    by_size,
-    frontier,
-    gap_share,
-    paired,
-    pipeline,
-    quantization_cost,
-    sizes,
-)
-from course_lib.notebook import Claim
-from course_lib.notebook.plots import lines
+from course_lib.experiments.compressed_files import dense_bytes, file_size, inspect
+from course_lib.notebook.plots import BLUE, GREEN, INK, ORANGE, PURPLE, VERMILION
+from course_lib.papers import deep_compression
+from course_lib.storage import CodedTensor, CompressedNetwork, coders
 
-# Section 5 and tables 4 and 5, which nothing here can repeat: error in percent (top-1, top-5), size, and rate by stage
+PARTS = ("codes", "gaps", "tables", "codebook")
+CENTROIDS = (VERMILION, PURPLE, GREEN, BLUE)  # colours, as in the drawing of their training
+# Section 5 and tables 4 and 5, which nothing here can repeat: stage -> MB, times smaller, bits of a code and of a gap, and
+# error in per cent (top-1 / top-5). Sizes with a star follow from the paper's percentages.
 PUBLISHED = {
-    "AlexNet": ("42.78 / 19.73 %", "42.78 / 19.70 %", "240 MB", "9x", "27x", "35x", "6.9 MB"),
-    "VGG-16": ("31.50 / 11.32 %", "31.17 / 10.91 %", "552 MB", "13x", "31x", "49x", "11.3 MB"),
+    "AlexNet": {
+        "dense": ("240", "", "32", "", "42.78 / 19.73"),
+        "P": ("27", "9x", "32", "not counted", ""),
+        "P+Q": ("8.9", "27x", "5.4", "4", ""),
+        "P+Q+H": ("6.9", "35x", "4", "3.2", "42.78 / 19.70"),
+        "SVD, a rival": ("", "5x", "", "", "44.02 / 20.56"),
+    },
+    "VGG-16": {
+        "dense": ("552", "", "32", "", "31.50 / 11.32"),
+        "P": ("41*", "13x", "32", "not counted", ""),
+        "P+Q": ("17.7*", "31x", "6.4", "5", ""),
+        "P+Q+H": ("11.3", "49x", "4.1", "3.1", "31.17 / 10.91"),
+    },
 }
-STAGES = ("P", "P+Q", "P+Q+H", "P+Q+ANS")
+# Section 5: bits of a code in convolutions and in dense layers of AlexNet, error in per cent (top-1, top-5)
+PUBLISHED_BITS = {"8 / 5": ("42.78", "19.70"), "8 / 4": ("42.79", "19.73"), "4 / 2": ("44.77", "22.33")}
+
+
+def reveal(what: str, guess: Any, measured: str) -> None:
+    """Print a guess beside what was measured; `...` is no guess yet."""
+    yours = "you have not guessed yet" if guess is ... else f"you guessed {guess}"
+    print(f"{what}: {yours}; measured: {measured}")
 
 
 def published() -> pd.DataFrame:
     """Return the paper's results on ImageNet, stage by stage."""
-    columns = ["error before (top-1 / top-5)", "after", "size", "P, weights", "P+Q, bytes", "P+Q+H, bytes", "file"]
-    table = pd.DataFrame.from_dict(PUBLISHED, orient="index", columns=columns)
-    return table.reset_index(names="ImageNet, not tested here")
+    columns = ["MB", "times smaller", "bits of a code", "bits of a gap", "error, top-1 / top-5 (%)"]
+    table = {(network, stage): figures for network, stages in PUBLISHED.items() for stage, figures in stages.items()}
+    lines = pd.DataFrame.from_dict(table, orient="index", columns=columns)
+    lines.index = pd.MultiIndex.from_tuples(lines.index, names=["network (ImageNet)", "stage"])
+    return lines.reset_index()
 
 
-def stage_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a line per network, setting and stage: bytes of the file, times smaller, test error with its interval, epochs.
+def published_bits() -> pd.DataFrame:
+    """Return the paper's errors of AlexNet with fewer bits of a code."""
+    table = pd.DataFrame.from_dict(PUBLISHED_BITS, orient="index", columns=["top-1 error (%)", "top-5 error (%)"])
+    return table.reset_index(names="AlexNet (ImageNet): bits in convolutions / dense layers")
+
+
+def cost_table(stages: Mapping[str, tuple[nn.Module, int]], split: Split) -> pd.DataFrame:
+    """Return what a network costs after each stage, a line each; the first is what the others are compared with.
 
     Args:
-        rows: of kind 'stages', as `runner.recorded` gives them.
+        stages: name -> the network, and the bytes of its file.
+        split: the images that accuracy is measured on; the first one is timed.
     """
+    image, first = split.images[:1], next(iter(stages.values()))[1]
     lines = []
-    for (network, setting), group in rows[rows.kind == "stages"].groupby(["network", "setting"]):
-        for stage in STAGES:
-            of_stage = group[group.method == stage]
-            lines.append(
-                {
-                    "network": network,
-                    "setting": setting,
-                    "stage": stage,
-                    "kB": f"{of_stage.bytes.mean() / 1000:.1f}",
-                    "times smaller": f"{(of_stage.dense_bytes / of_stage.bytes).mean():.1f}",
-                    "error before (%)": f"{100 - of_stage.baseline.mean():.2f}",
-                    "error after (%)": with_interval(100 - of_stage.accuracy),
-                    "points lost": with_interval(of_stage.baseline - of_stage.accuracy, "+.2f"),
-                    "epochs": f"{of_stage.epochs.iloc[0]:g}",
-                }
-            )
+    for name, (model, size) in stages.items():
+        layers = cost.count(model, image)
+        lines.append(
+            {
+                "stage": name,
+                "accuracy (%)": f"{100 - experiments.error(model, split):.2f}",
+                "nonzero parameters": f"{int(layers.nonzeros.sum()):,}",
+                "MACs": f"{int(layers.MACs.sum()):,}",
+                "file (kB)": f"{size / 1000:,.1f}",
+                "times smaller": f"{first / size:.1f}",
+                "latency (ms)": f"{1000 * cost.measure(model, image):.2f}",
+            }
+        )
     return pd.DataFrame(lines)
 
 
-def bits_figure(rows: pd.DataFrame, curves: Mapping[str, Mapping[str, str]], title: str) -> plt.Figure:
-    """Draw test error against the bits of a code: means over the networks, with their 95 % intervals as bands.
+def path_figure(path: Sequence[Tensor], survivors: Tensor) -> plt.Figure:
+    """Draw the centroids of a layer over the steps of their training, beside the histogram of its surviving weights.
+
+    Both are cut off beyond 1.4 times the outer centroids.
 
     Args:
-        rows: of kind 'bits'.
-        curves: label -> columns and values that choose the rows of a curve: plan, start, method.
-        title: of the figure.
+        path: the centroids (k,) after each step, before the first one too.
+        survivors: the weights that the centroids stand for.
     """
-    found = {label: 100 - by_bits(rows, **chosen) for label, chosen in curves.items()}
-    bits = list(next(iter(found.values())).columns)
-    means = {label: table.mean() for label, table in found.items()}
-    bands = {label: np.array([interval(table[b])[1:] for b in bits]).T for label, table in found.items()}
-    fig = lines(bits, means, title=title, xlabel="bits of a code", ylabel="test error on MNIST (%, log scale)", spread=bands)
-    fig.axes[0].set(yscale="log", xticks=bits)
-    lowest, highest = min(m.min() for m in means.values()), max(m.max() for m in means.values())
-    ticks = [t for t in (0.5, 0.6, 0.8, 1, 1.2, 1.5, 2, 3, 5, 10, 20, 50) if 0.8 * lowest <= t <= 1.3 * highest]
-    fig.axes[0].set_yticks(ticks, [f"{t:g}" for t in ticks])
-    fig.axes[0].minorticks_off()
+    values = torch.stack(list(path)).cpu().numpy()  # (steps + 1, k)
+    apart = np.diff(values[0])
+    nearest = np.minimum(np.append(apart, np.inf), np.append(np.inf, apart))
+    moved = (np.abs(values[-1] - values[0]) / nearest).max()
+    fig, (left, right) = plt.subplots(1, 2, sharey=True, width_ratios=(1, 3), figsize=(5.0, 3.6))
+    left.hist(survivors.detach().cpu().numpy(), bins=200, orientation="horizontal", color=INK, histtype="stepfilled")
+    left.invert_xaxis()
+    left.set(xticks=[], ylabel="weight", xlabel="fc1's weights")
+    for number, (centroid, colour) in enumerate(zip(values.T, CENTROIDS, strict=False)):
+        right.plot(centroid, color=colour, linewidth=2)
+        right.axhline(centroid[0], color=colour, linewidth=1, linestyle=":")
+        place = dict(xytext=(4, 0), textcoords="offset points", va="center", annotation_clip=False)
+        right.annotate(f"code {number}", (len(values) - 1, centroid[-1]), color=INK, **place)
+    right.set(xlabel="steps of training", xlim=(0, len(values) - 1), ylim=(1.4 * values.min(), 1.4 * values.max()))
+    fig.suptitle(f"Centroids move up to {moved:.0%} of the way to the next", x=0.01, ha="left")
     return fig
 
 
-def size_figure(networks: pd.DataFrame, title: str) -> plt.Figure:
-    """Draw test error against the size of the file along the `frontier` of each curve, with 95 % intervals as bands."""
-    chosen, x, y, bands = frontier(networks), {}, {}, {}
-    for curve in networks.curve.unique():
-        points = chosen[chosen.curve == curve]
-        of_choice = [100 - networks[(networks.curve == curve) & (networks.choice == c)].accuracy for c in points.choice]
-        x[curve], y[curve] = points.share, [errors.mean() for errors in of_choice]
-        bands[curve] = np.array([interval(errors)[1:] for errors in of_choice]).T
-    xlabel = "size of the file (% of the dense network, log scale)"
-    fig = lines(x, y, title=title, xlabel=xlabel, ylabel="test error on MNIST (%, log scale)", spread=bands)
-    fig.axes[0].set(xscale="log", yscale="log", xlim=(40, 0.6))
-    fig.axes[0].set_xticks([30, 20, 10, 5, 3, 2, 1], ["30", "20", "10", "5", "3", "2", "1"])
-    fig.axes[0].set_yticks([0.8, 1, 1.5, 2, 3, 5], ["0.8", "1", "1.5", "2", "3", "5"])
-    fig.axes[0].minorticks_off()
+def bits_by_kind(model: nn.Module, split: Split, widths: Sequence[int]) -> pd.DataFrame:
+    """Return the test error and the change of the outputs when the layers of one kind alone have shared weights, untrained.
+
+    The change is the mean square of the difference, in per cent of the outputs' variance over images.
+
+    Args:
+        model: a trained network with convolutions and dense layers.
+        split: the images that both are measured on.
+        widths: bits of a code, a line each.
+    """
+    with torch.no_grad():
+        spread = model(split.images).var(0).mean().item()
+    table = {"bits of a code": list(widths)}
+    for kind, name in (("conv", "convolutions"), ("dense", "dense layers")):
+        networks = [deep_compression.quantize(model, bits={kind: width}) for width in widths]
+        table[f"error, {name} coded (%)"] = [experiments.error(network, split) for network in networks]
+        changes = [100 * output_change(model, network, split) / spread for network in networks]
+        table[f"outputs changed, {name} coded (%)"] = [f"{change:.2g}" for change in changes]
+    return pd.DataFrame(table)
+
+
+def sizes_by_kind(model: nn.Module, pairs: Sequence[tuple[int, int]], index_bits: int = 5) -> dict[tuple[int, int], int]:
+    """Return (bits in convolutions, bits in dense layers) -> bytes of the file, Huffman coded."""
+    coded = {pair: dict(zip(("conv", "dense"), pair, strict=True)) for pair in pairs}
+    return {pair: file_size(deep_compression.compress(model, bits=bits, index_bits=index_bits)) for pair, bits in coded.items()}
+
+
+def streams_figure(coded: CodedTensor, name: str) -> plt.Figure:
+    """Draw how often each code and each gap of a layer occurs, with the entropy of both."""
+    fig, axes = plt.subplots(2, 1, figsize=(5.0, 5.2))
+    for ax, (symbols, stream), colour in zip(axes, {"code": coded.codes, "gap": coded.gaps}.items(), (BLUE, ORANGE), strict=True):
+        counts = stream.long().bincount()
+        ax.bar(range(len(counts)), counts.cpu(), color=colour, width=1.0)
+        ax.set(xlabel=symbols, ylabel="entries", title=f"{symbols}s of {name}: entropy {coders.entropy(stream):.2f} bits")
     return fig
 
 
-def paper_claims(rows: pd.DataFrame) -> list[Claim]:
-    """Return the paper's claims about what was run here; bits and sizes compared were fixed before any row was made."""
-    training = by_bits(rows, plan="paper", start="linear", method="trained") - by_bits(
-        rows, plan="paper", start="linear", method="untrained"
-    )
-    helps = training[[2, 3, 4, 5, 6]].mean(axis=1)
-    saved = {network: 100 * (1 - files["P+Q+H"] / files["P+Q"]) for network, files in sizes(rows).items()}
-    gaps = {network: gap_share(rows, network) for network in PAPER_LAYERS}
-    return [
-        *(at_no_loss(rows, network) for network in PAPER_LAYERS),
-        both_together(rows),
-        pruned_or_dense(rows),
-        linear_start(rows),
-        Claim("training the centroids helps", "LeNet-300-100, the paper's shares; trained less untrained, mean of 2 to 6 bits",
-              ", ".join(f"{b} bits {training[b].mean():+.2f}" for b in (2, 3, 4, 5, 6)), better(helps, "mnist"),
-              both_epochs(rows)),
-        Claim("Huffman coding saves 20 to 30 % (its tables: 20 and 16 %)", "file before and after, the paper's setting",
-              ", ".join(f"{network} {values.mean():.1f} %" for network, values in saved.items()),
-              weaker(*(within(values, 20, 30) for values in saved.values()))),
-        Claim("indices and weights take about half each (40 to 60 %)", "share of gaps in gaps and codes, the paper's setting",
-              ", ".join(f"{network} {values.mean():.0f} %" for network, values in gaps.items()),
-              weaker(*(within(values, 40, 60) for values in gaps.values()))),
-    ]  # fmt: skip
+def bound_table(files: Mapping[str, CompressedNetwork]) -> pd.DataFrame:
+    """Return how many bytes the codes and gaps of all layers take above their entropy, alone and with the tables, by coder."""
+    layers = {coder: table[table.index.str.endswith("weight")] for coder, table in ((c, inspect(f)) for c, f in files.items())}
+    one = next(iter(layers.values()))
+    bound = (one.entries * (one["entropy per code"] + one["entropy per gap"])).sum() / 8  # bytes
+    lines = []
+    for coder, rows in layers.items():
+        streams, tables = rows["bytes of codes"].sum() + rows["bytes of gaps"].sum(), rows["bytes of tables"].sum()
+        above = [f"{taken / bound - 1:+.1%}" for taken in (streams, streams + tables)]
+        lines.append((coder, f"{streams:,}", f"{tables:,}", *above))
+    columns = ["coder", "bytes of codes and gaps", "of tables", "above the entropy", "with tables"]
+    return pd.DataFrame(lines, columns=columns)
 
 
-def our_claims(rows: pd.DataFrame) -> list[Claim]:
-    """Return what we add to the paper: its setting at equal budget, our smaller files, ANS."""
-    found = []
-    for network, cited in experiments.PAPER.items():
-        small, arm = pipeline(rows, network, "small"), pipeline(rows, network, "paper")
-        longer = rows[
-            (rows.kind == "start") & (rows.network == network) & (rows.plan == "dense") & (rows.method == "pruned, longer")
-        ]
-        rate, left = (small.dense_bytes / small.bytes).mean(), cited["error"] - (100 - small.accuracy)
-        found.append(
-            Claim(
-                "the paper's setting loses nothing against a dense network trained as long",
-                network,
-                f"{100 - longer.accuracy.mean():.2f} dense, {100 - arm.accuracy.mean():.2f} % compressed",
-                no_worse(paired(arm, longer), "mnist"),
-                f"{arm.epochs.iloc[0]:g} each",
-            )
-        )
-        found.append(
-            Claim(
-                f"our small setting stays below the paper's error of {cited['error']:.2f} %",
-                network,
-                f"{rate:.0f}x smaller, {100 - small.accuracy.mean():.2f} %",
-                verdict(left),
-                f"{small.epochs.iloc[0]:g}",
-            )
-        )
-    gained = [
-        100 * (1 - files["P+Q+ANS"] / files["P+Q+H"]) for setting in ("paper", "small") for files in sizes(rows, setting).values()
-    ]
-    found.append(Claim("ANS makes the file at least 1 % smaller than Huffman", "all four files, both settings",
-                       ", ".join(f"{values.mean():+.1f} %" for values in gained),
-                       weaker(*(verdict(values, margin=1) for values in gained))))  # fmt: skip
-    return found
+def gap_table(model: nn.Module, bits: int, widths: Sequence[int], layer: str) -> pd.DataFrame:
+    """Return what other widths of a gap would give, Huffman coded: fillers among the entries of a layer, bytes of the file.
 
-
-def at_no_loss(rows: pd.DataFrame, network: str) -> Claim:
-    """Return the claim about size and accuracy together; the weaker of its two verdicts is the verdict."""
-    cited, arm = experiments.PAPER[network], pipeline(rows, network, "paper")
-    rate, lost = arm.dense_bytes / arm.bytes, arm.baseline - arm.accuracy
-    plain = arm.dense_bytes.iloc[0] / 1000
-    here = f"{plain:.0f} -> {arm.bytes.mean() / 1000:.1f} kB, {rate.mean():.1f}x; "
-    here += (
-        f"error {100 - arm.baseline.mean():.2f} -> {100 - arm.accuracy.mean():.2f} %, points lost {with_interval(lost, '+.2f')}"
-    )
-    evidence = weaker(verdict(rate, margin=cited["rate"]), no_worse(-lost, "mnist"))
-    claim = f"{cited['rate']}x smaller ({cited['kilobytes']} kB) at no loss: {cited['baseline']:.2f} -> {cited['error']:.2f} %"
-    return Claim(claim, f"{network}, the paper's shares and bits", here, evidence, f"{arm.epochs.iloc[0]:g}, and 0")
-
-
-def both_together(rows: pd.DataFrame, share: float = 3.0) -> Claim:
-    """Return the claim of figure 6, at 3 % of the size, where the paper's combination keeps its accuracy."""
-    networks = by_size(rows)
-    arms = {curve: best_within(networks, curve, share) for curve in networks.curve.unique()}
-    both = arms.pop("pruning and quantization")
-    alone = {curve: arm for curve, arm in arms.items() if arm is not None}
-    rival = max(alone, key=lambda curve: alone[curve].validation.mean())
-    here = f"together {100 - both.accuracy.mean():.2f} % error, "
-    here += ", ".join(f"{curve} {100 - arm.accuracy.mean():.2f} %" for curve, arm in alone.items())
-    here += "".join(f", {curve}: no file so small" for curve in arms if arms[curve] is None)
-    measured = f"LeNet-300-100 in at most {share:g} % of the bytes; together less {rival}"
-    return Claim("together they keep accuracy where each alone fails (figure 6)", measured, here,
-                 better(paired(both, alone[rival]), "mnist"), f"{both.epochs.iloc[0]:g} each")  # fmt: skip
-
-
-def pruned_or_dense(rows: pd.DataFrame) -> Claim:
-    """Return the claim of figure 7: what quantization costs a pruned network, less what it costs a dense one."""
-    cost = {plan: quantization_cost(rows, plan) for plan in ("dense", "paper")}
-    here = ", ".join(f"{b} bits {cost['paper'][b].mean():.2f} against {cost['dense'][b].mean():.2f}" for b in cost["dense"])
-    difference = (cost["dense"] - cost["paper"]).mean(axis=1)
-    return Claim("pruned networks quantize as well as dense ones (figure 7)",
-                 "LeNet-300-100, points that quantization costs the pruned and the dense network; mean of 2 to 8 bits",
-                 here, no_worse(difference, "mnist"), both_epochs(rows, ["trained"]))  # fmt: skip
-
-
-def linear_start(rows: pd.DataFrame) -> Claim:
-    """Return the claim of figure 8: the linear start against the better of the others by validation, without 3 bits."""
-    bits = [2, 4, 5, 6, 8]
-    tables = {s: by_bits(rows, plan="paper", start=s, method="trained")[bits] for s in experiments.paper.STARTS}
-    chosen = {
-        s: by_bits(rows, "validation", plan="paper", start=s, method="trained")[bits].mean().mean()
-        for s in tables
-        if s != "linear"
-    }
-    rival = max(chosen, key=chosen.get)
-    here = ", ".join(f"{start} {100 - table.mean().mean():.2f} %" for start, table in tables.items())
-    claim = "the linear start is best at 2 to 8 bits, except 3 (figure 8)"
-    evidence = better((tables["linear"] - tables[rival]).mean(axis=1), "mnist")
-    measured = f"LeNet-300-100, the paper's shares; linear less {rival}, mean of bits"
-    return Claim(claim, measured, here, evidence, both_epochs(rows, ["trained"]))
-
-
-def both_epochs(rows: pd.DataFrame, methods: Iterable[str] = ("trained", "untrained")) -> str:
-    """Return the epochs of rows of kind 'bits' as text."""
-    found = [rows[(rows.kind == "bits") & (rows.method == method)].epochs.iloc[0] for method in methods]
-    return " and ".join(f"{epochs:g}" for epochs in found)
-
-
-def within(values: Iterable[float], low: float, high: float) -> Verdict:
-    """Return the verdict on 'between low and high': that of the end which is nearer to being missed."""
-    values = np.array(list(values))
-    above, below = verdict(values, margin=low), verdict(-values, margin=-high)
-    return dataclasses.replace(above, label=weaker(above, below).label)
-
-
-def weaker(*verdicts: Verdict) -> Verdict:
-    """Return the verdict on a claim of several parts: it fails if one fails, and holds if all hold."""
-    return min(verdicts, key=lambda found: (DOES_NOT, UNDECIDED, HOLDS).index(found.label))
-
-
-def with_interval(values: Iterable[float], form: str = ".2f") -> str:
-    """Return a mean over networks and its 95 % interval as text."""
-    mean, low, high = interval(values)
-    return f"{mean:{form}} ({low:{form}} to {high:{form}})"
+    Args:
+        model: a quantized network.
+        bits: of its codes.
+        widths: bits of a gap, a line each.
+        layer: whose fillers are counted.
+    """
+    lines = []
+    for width in widths:
+        size = file_size(deep_compression.compress(model, bits=bits, index_bits=width))
+        filler = deep_compression.relative_index(model.get_submodule(layer).weight.detach() != 0, width)[1].float().mean()
+        lines.append((width, f"{filler:.0%}", f"{size:,}", f"{dense_bytes(model) / size:.1f}"))
+    return pd.DataFrame(lines, columns=["bits per gap", f"fillers in {layer}", "bytes of the file", "times smaller"])
 
 
 @torch.no_grad()

@@ -1,12 +1,18 @@
 """Answers to the exercises of notebook 05: unusual right ones, and plausible wrong ones. Name -> (exercise, answer)."""
 
 RIGHT = {
-    "1: with the library's index": (
+    "1: place after place": (
         1,
         """
 def best_index_bits(mask, code_bits):
-    totals = [len(paper.relative_index(mask, b)[0]) * (b + code_bits) for b in range(1, 17)]
-    return [1 + totals.index(min(totals)), min(totals)]
+    totals, step = np.zeros(17, int), 0
+    for survives in mask.flatten().tolist():
+        step += 1
+        if survives:
+            totals += [b + code_bits + (16 if step >= 2**b else 0) for b in range(17)]
+            step = 0
+    best = 1 + int(totals[1:].argmin())
+    return [best, int(totals[best])]
 """,
     ),
     "2: by a list that is sorted again and again": (
@@ -23,37 +29,48 @@ def code_lengths(counts):
     return lengths
 """,
     ),
-    "3: another setting": (3, "my_bits, my_index_bits = dict(fc1=4, fc2=4, fc3=4), 9"),
+    "3: another setting": (3, "my_bits, my_index_bits = dict(fc1=3, fc2=4, fc3=5), 9"),
 }
 
 WRONG = {
-    "1: fillers forgotten": (
+    "1: fillers after all": (
+        1,
+        """
+def best_index_bits(mask, code_bits):
+    totals = [len(paper.relative_index(mask, b)[0]) * (b + code_bits) for b in range(1, 17)]
+    return 1 + totals.index(min(totals)), min(totals)
+""",
+    ),
+    "1: no pattern left for the escape": (
+        1,
+        """
+def best_index_bits(mask, code_bits):
+    places = mask.flatten().nonzero().flatten() + 1
+    gaps = places.diff(prepend=places.new_zeros(1))
+    totals = {b: len(gaps) * (b + code_bits) + 16 * int((gaps > 2**b).sum()) for b in range(1, 17)}
+    best = min(totals, key=totals.get)
+    return best, totals[best]
+""",
+    ),
+    "1: the first gap from place 0": (
+        1,
+        """
+def best_index_bits(mask, code_bits):
+    places = mask.flatten().nonzero().flatten()
+    gaps = places.diff(prepend=places.new_zeros(1))
+    totals = {b: len(gaps) * (b + code_bits) + 16 * int((gaps >= 2**b).sum()) for b in range(1, 17)}
+    best = min(totals, key=totals.get)
+    return best, totals[best]
+""",
+    ),
+    "1: never an escape": (
         1,
         """
 def best_index_bits(mask, code_bits):
     places = mask.flatten().nonzero().flatten() + 1
     longest = int(places.diff(prepend=places.new_zeros(1)).max())
-    b = max(1, (longest - 1).bit_length())
+    b = longest.bit_length()
     return b, len(places) * (b + code_bits)
-""",
-    ),
-    "1: fillers without a code": (
-        1,
-        """
-def best_index_bits(mask, code_bits):
-    survivors = int(mask.sum())
-    totals = [len(paper.relative_index(mask, b)[0]) * b + survivors * code_bits for b in range(1, 17)]
-    return 1 + totals.index(min(totals)), min(totals)
-""",
-    ),
-    "1: the first gap forgotten": (
-        1,
-        """
-def best_index_bits(mask, code_bits):
-    gaps = mask.flatten().nonzero().flatten().diff()
-    totals = {b: int(((gaps - 1) // 2**b + 1).sum()) * (b + code_bits) for b in range(1, 17)}
-    best = min(totals, key=totals.get)
-    return best, totals[best]
 """,
     ),
     "2: each symbol's own information, rounded up": (
@@ -91,6 +108,7 @@ def code_lengths(counts):
 """,
     ),
     "3: three bits with wider gaps": (3, "my_bits, my_index_bits = dict(fc1=3, fc2=3, fc3=3), 8"),
+    "3: four bits everywhere": (3, "my_bits, my_index_bits = dict(fc1=4, fc2=4, fc3=4), 8"),
     "3: many bits": (3, "my_bits, my_index_bits = dict(fc1=8, fc2=8, fc3=8), 8"),
     "3: two bits where it hurts": (3, "my_bits, my_index_bits = dict(fc1=2, fc2=5, fc3=5), 8"),
 }

@@ -13,9 +13,12 @@ from torch import nn
 from torch.nn.utils import prune
 
 from course_lib import data, evidence, masks, models, plans, storage, surgery, training
+from course_lib.drawings import deep_compression as drawings
+from course_lib.experiments import compressed_files, first_stage, pruned_starts, rows, runner, size_curves
 from course_lib.experiments import deep_compression as runs
-from course_lib.experiments import first_stage, pruned_starts, rows, size_curves
 from course_lib.lessons import deep_compression as lesson
+from course_lib.lessons import deep_compression_claims as evidence_claims
+from course_lib.lessons import deep_compression_rows as evidence_rows
 from course_lib.papers import deep_compression as paper
 from course_lib.papers import vector_quantization, weight_pruning
 from course_lib.storage import networks
@@ -465,10 +468,107 @@ def test_differences_are_paired_by_network_and_refused_for_others():
 
 def test_a_claim_of_several_parts_has_the_verdict_of_its_weakest():
     holds, fails, open_ = (evidence.verdict(values) for values in ([1, 1.1], [-1, -1.1], [1, -1]))
-    assert lesson.weaker(holds, open_) is open_ and lesson.weaker(open_, fails, holds) is fails and lesson.weaker(holds) is holds
-    assert lesson.within([24.9, 25.1], 20, 30).label == evidence.HOLDS
+    weaker, within = evidence_claims.weaker, evidence_claims.within
+    assert weaker(holds, open_) is open_ and weaker(open_, fails, holds) is fails and weaker(holds) is holds
+    assert within([24.9, 25.1], 20, 30).label == evidence.HOLDS
     for outside in ([34.9, 35.1], [15.1, 14.9]):
-        assert lesson.within(outside, 20, 30).label == evidence.DOES_NOT
+        assert within(outside, 20, 30).label == evidence.DOES_NOT
+
+
+def test_the_recorded_rows_are_of_five_networks_and_decide_few_claims():
+    found = runner.recorded("deep-compression", scale="lesson")
+    whole = found[found.kind.isin(["stages", "bits", "start"])]
+    assert (whole.groupby(["name", "method"], sort=False).seed.nunique() == 5).all()
+    assert len(evidence_claims.paper_claims(found)) <= 8 and len(evidence_claims.our_claims(found)) <= 5
+    assert len(evidence_rows.stage_table(found)) == 8 and len(evidence_rows.layers(found)) == 7
+
+
+def test_the_accounts_of_bytes_and_of_errors_agree_with_the_rows():
+    found = runner.recorded("deep-compression", scale="lesson")
+    account = evidence_rows.account(found).set_index(["network", "part"])
+    assert float(account.loc[("LeNet-5", "sum"), "kB, paper"]) == pytest.approx(0.0273 * 4 * 431, rel=0.01)
+    parts = account.loc["LeNet-300-100", "kB, here"].drop(["sum", "the paper's total"]).astype(float)
+    assert parts.sum() == pytest.approx(float(account.loc[("LeNet-300-100", "sum"), "kB, here"]), abs=0.03)
+    errors = list(evidence_rows.whole_errors(found).values())
+    two_bits = size_curves.by_bits(found, plan="dense", start="linear", method="trained")[2]
+    cost = size_curves.quantization_cost(found, "dense")[2]
+    assert np.allclose(100 - two_bits - cost, errors[1]) and not np.allclose(errors[0], errors[1])
+    assert [len(table) for table in evidence_rows.rate_tables(found)] == [2, 5]
+
+
+def test_the_published_sizes_are_those_of_the_published_rates():
+    for stages in lesson.PUBLISHED.values():
+        dense = float(stages["dense"][0])
+        for size, rate, *_ in stages.values():
+            if size and rate:
+                assert dense / float(size.rstrip("*")) == pytest.approx(float(rate.rstrip("x")), rel=0.04)
+
+
+def written(symbols: torch.Tensor) -> str:
+    """The bits of Huffman's stream, the last byte filled with zeros."""
+    return "".join(f"{byte:08b}" for byte in storage.CODERS["huffman"].encode(symbols, 16)[1])
+
+
+def test_the_ten_drawn_weights_are_coded_as_the_library_codes_them():
+    kept = torch.tensor([value if abs(value) > 0.5 else 0.0 for value in drawings.TEN])
+    layer = nn.Linear(10, 1, bias=False)
+    layer.weight.data = kept[None]
+    coded = paper.compress(layer, bits=1, index_bits=drawings.GAP_BITS).tensors["weight"]
+    assert torch.allclose(coded.decode()[0], torch.tensor(drawings.SHARED))
+    drawn = drawings.entries()
+    assert (coded.gaps.tolist(), coded.codes.tolist()) == (drawn.gaps, drawn.codes)
+    for words, symbols in ((drawings.GAP_WORDS, coded.gaps), (drawings.CODE_WORDS, coded.codes)):
+        assert written(symbols - symbols.min()).startswith("".join(words[one] for one in symbols.tolist()))
+
+
+def test_the_drawn_matrix_has_the_words_of_the_library():
+    values = torch.from_numpy(drawings.SHARED_MATRIX)
+    codes = values[values != 0].unique(return_inverse=True)[1]
+    gaps, filler = paper.relative_index(values != 0, 3)
+    assert not filler.any()
+    for words, symbols in ((drawings.MATRIX_CODE_WORDS, codes), (drawings.MATRIX_GAP_WORDS, gaps)):
+        assert written(symbols - symbols.min()).startswith("".join(words[one] for one in symbols.tolist()))
+
+
+def test_the_drawn_centroids_follow_the_sums_of_gradients():
+    run = drawings.regression()
+    errors = [state.error for state in (run.start, run.clustered, *run.trained)]
+    assert errors == sorted(errors, reverse=True)
+    sums = [run.clustered.gradients[run.codes == code].sum() for code in range(drawings.K)]
+    assert run.trained[0].centroids == pytest.approx(run.clustered.centroids - drawings.RATE * np.array(sums))
+    centroids, codes = paper.kmeans_1d(torch.from_numpy(run.weights).float(), drawings.K)
+    assert run.clustered.centroids == pytest.approx(centroids.numpy(), abs=1e-5) and codes.tolist() == run.codes.tolist()
+
+
+def test_bits_by_kind_code_one_kind_alone():
+    model, split = models.build("lenet-5").eval(), data.load("mnist-5k").test.take(200)
+    table = lesson.bits_by_kind(model, split, (1, 2))
+    for kind, name in (("conv", "convolutions"), ("dense", "dense layers")):
+        alone = [runs.error(paper.quantize(model, bits={kind: bits}), split) for bits in (1, 2)]
+        assert table[f"error, {name} coded (%)"].tolist() == alone
+    sizes = lesson.sizes_by_kind(model, [(2, 1), (1, 2)])
+    assert sizes[2, 1] == len(storage.encode(paper.compress(model, bits=dict(conv=2, dense=1), index_bits=5)))
+    assert sizes[1, 2] > sizes[2, 1]  # most weights are in dense layers
+
+
+def test_the_tables_of_a_file_add_up(pruned, splits):
+    quantized = paper.quantize(pruned, bits=3)
+    files = {coder: paper.compress(quantized, bits=3, index_bits=5, coder=coder) for coder in storage.CODERS}
+    bound = 0.0
+    for tensor in files["fixed"].tensors.values():
+        for stream in [tensor.codes, tensor.gaps] if isinstance(tensor, storage.CodedTensor) else []:
+            shares = np.unique(stream.numpy(), return_counts=True)[1] / len(stream)
+            bound -= len(stream) * (shares * np.log2(shares)).sum() / 8
+    for line, (coder, file) in zip(lesson.bound_table(files).to_dict("records"), files.items(), strict=True):
+        taken = int(line["bytes of codes and gaps"].replace(",", ""))
+        assert line["coder"] == coder and line["above the entropy"] == f"{taken / bound - 1:+.1%}"
+        parts = compressed_files.inspect(file).filter(like="bytes of").loc[lambda t: t.index.str.endswith("weight")]
+        assert taken == parts["bytes of codes"].sum() + parts["bytes of gaps"].sum()
+    five = lesson.gap_table(quantized, 3, (5, 6), "fc1").iloc[0]
+    assert five["bytes of the file"] == f"{len(storage.encode(files['huffman'])):,}"
+    table = lesson.cost_table({"dense": (pruned, 1000), "coded": (quantized, 100)}, splits.test)
+    assert table["times smaller"].tolist() == ["1.0", "10.0"] and table["MACs"].nunique() == 1
+    assert table["accuracy (%)"][1] == f"{100 * evaluate(quantized, splits.test):.2f}"
 
 
 def on_gpu(splits: data.Splits) -> data.Splits:
