@@ -98,11 +98,17 @@ def test_the_citation_names_this_version():
     assert citation["version"] == course_lib.__version__
 
 
+def locked_packages() -> dict[str, tuple[str, set[str]]]:
+    """Package -> its marker, and the packages that asked for it, as the comments of the lock tell."""
+    blocks = re.findall(r"^([\w.-]+)==(\S+(?: ; [^\\\n]+)?).*\n((?: .*\n)*)", LOCK, re.MULTILINE)
+    return {name: (marker, set(re.findall(r"# +(?:via )?((?!via$)[a-z][\w.-]*)(?= \(|$)", below, re.M))) for name, marker, below in blocks}
+
+
 FAKE_PYTHON = """#!/bin/sh
 # Stands for the interpreter of the system and of .venv: `-m venv` copies it, everything else goes to a log.
 if [ "$2" = venv ]; then mkdir -p .venv/bin && cp "$0" .venv/bin/python; exit; fi
 echo "$@" >> log
-case "$*" in *requirements.lock*) test ! -e broken ;; esac
+case "$*" in *requirements.lock*) test ! -e broken ;; *--torch-backend*) test ! -e offline ;; esac
 """
 
 
@@ -118,11 +124,11 @@ def tree(tmp_path):
     return folder
 
 
-def set_up(tree: Path, python: str = "./python") -> tuple[subprocess.CompletedProcess, int]:
+def set_up(tree: Path, *settings: str, python: str = "./python") -> tuple[subprocess.CompletedProcess, int]:
     """`make` of the environment, and how many commands its interpreters were given."""
     (tree / "log").write_text("")
     keep = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    command = ["make", ".venv/.installed", f"PYTHON={python}"]
+    command = ["make", ".venv/.installed", f"PYTHON={python}", *settings]
     done = subprocess.run(command, cwd=tree, env=keep, capture_output=True, text=True, timeout=240)
     return done, len((tree / "log").read_text().splitlines())
 
@@ -156,6 +162,60 @@ def test_an_interrupted_set_up_is_taken_up_again(tree):
 
 
 @pytest.mark.timeout(300)
+def test_a_small_torch_comes_from_its_own_index_and_is_remembered(tree):
+    done, commands = set_up(tree, "TORCH=cpu")
+    assert (done.returncode, commands) == (0, 6), done.stderr
+    lock, torch, project = (tree / "log").read_text().splitlines()[-3:]
+    assert "--require-hashes --compile-bytecode --excludes .venv/.cuda -r requirements.lock" in lock
+    pinned = doctor.lock(ROOT / "requirements.lock")
+    versions = f"torch=={pinned['torch']} torchvision=={pinned['torchvision']}"
+    assert torch.endswith(f"--no-deps --compile-bytecode --torch-backend cpu {versions}") and "--editable" in project
+    assert set_up(tree)[1] == set_up(tree, "TORCH=cpu")[1] == 0
+    later = (tree / ".venv/.installed").stat().st_mtime + 5
+    os.utime(tree / "requirements.lock", (later, later))
+    assert set_up(tree)[1] == 3 and "--torch-backend cpu" in (tree / "log").read_text()
+
+
+def test_what_a_small_torch_does_without_is_what_the_lock_has_for_cuda(tree):
+    """It is what only torch and its like ask for, and only on Linux; what else torch needs is for every system."""
+    set_up(tree, "TORCH=cpu")
+    left_out = set((tree / ".venv/.cuda").read_text().split())
+    packages = locked_packages()
+    cuda = {name for name, (marker, _) in packages.items() if "linux" in marker} | {"torch", "torchvision"}
+    while others := {name for name in cuda - {"torch", "torchvision"} if not packages[name][1] <= cuda}:
+        cuda -= others
+    assert left_out == cuda and len(cuda) > 15 and "torch-pruning" not in cuda
+
+
+@pytest.mark.timeout(300)
+def test_where_the_index_of_torch_does_not_answer_the_way_on_is_told(tree):
+    (tree / "offline").touch()
+    done, _ = set_up(tree, "TORCH=cpu")
+    assert done.returncode != 0 and "try the same command again later" in done.stderr and "TORCH= in place" in done.stderr
+    done, commands = set_up(tree, "TORCH=")
+    assert (done.returncode, commands) == (0, 2) and "--excludes" not in (tree / "log").read_text()
+
+
+@pytest.mark.timeout(300)
+def test_an_unknown_torch_and_one_too_late_are_told(tree):
+    assert "TORCH is rocm; it can be cpu" in set_up(tree, "TORCH=rocm")[0].stderr
+    assert set_up(tree)[0].returncode == 0
+    done, commands = set_up(tree, "TORCH=cpu")
+    assert commands == 0 and "remove .venv first" in done.stderr
+
+
+@pytest.mark.network
+def test_the_lock_without_cuda_resolves(tree, tmp_path):
+    pytest.importorskip("uv", reason="uv is not installed in this environment")
+    set_up(tree, "TORCH=cpu")
+    command = [sys.executable, "-m", "uv", "pip", "install", "--dry-run", "--target", tmp_path / "target", "--require-hashes"]
+    command += ["--excludes", tree / ".venv/.cuda", "-r", ROOT / "requirements.lock"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "+ torch-pruning==" in done.stderr and not re.search(r"\+ (torch|torchvision|triton|nvidia\S*)==", done.stderr)
+
+
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("python", "message"),
     [
@@ -167,7 +227,7 @@ def test_an_interrupted_set_up_is_taken_up_again(tree):
 def test_an_unfit_interpreter_is_told(tree, python, message):
     (tree / "without-venv").write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1 ;; esac\n')
     (tree / "without-venv").chmod(0o755)
-    done, _ = set_up(tree, python)
+    done, _ = set_up(tree, python=python)
     assert done.returncode != 0
     assert message in done.stderr
     assert not (tree / ".venv").exists()
