@@ -101,7 +101,10 @@ def test_the_citation_names_this_version():
 def locked_packages() -> dict[str, tuple[str, set[str]]]:
     """Package -> its marker, and the packages that asked for it, as the comments of the lock tell."""
     blocks = re.findall(r"^([\w.-]+)==(\S+(?: ; [^\\\n]+)?).*\n((?: .*\n)*)", LOCK, re.MULTILINE)
-    return {name: (marker, set(re.findall(r"# +(?:via )?((?!via$)[a-z][\w.-]*)(?= \(|$)", below, re.M))) for name, marker, below in blocks}
+    return {
+        name: (marker, set(re.findall(r"# +(?:via )?((?!via$)[a-z][\w.-]*)(?= \(|$)", below, re.M)))
+        for name, marker, below in blocks
+    }
 
 
 FAKE_PYTHON = """#!/bin/sh
