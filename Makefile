@@ -12,6 +12,9 @@ TORCH ?= $(shell cat .venv/.torch 2>/dev/null)
 # What to grade, and where marks and pages go
 SUBMISSIONS ?= build/submitted
 OUT ?= build/grading
+# canvas or moodle, and the table of the class that it exports: marks in the form in which it imports them
+FORMAT ?=
+ROSTER ?=
 UV = uv==0.13.9
 
 ifneq ($(filter-out cpu,$(TORCH)),)
@@ -67,7 +70,8 @@ release: .venv/.installed  ## write the student copies of the notebooks into bui
 	$(COURSE) release $(ONE)
 
 grade: .venv/.installed  ## grade submissions: make grade SUBMISSIONS=folder-or-zip OUT=folder (N=02: one; FLAGS: see --help)
-	$(COURSE) grade --submissions "$(SUBMISSIONS)" --out "$(OUT)" $(ONE) $(FLAGS)
+	$(COURSE) grade --submissions "$(SUBMISSIONS)" --out "$(OUT)" $(ONE) \
+	    $(if $(FORMAT),--format $(FORMAT)) $(if $(ROSTER),--roster "$(ROSTER)") $(FLAGS)
 
 bench: .venv/.installed  ## run the benchmarks, at lesson scale, on real data
 	$(VENV_PYTHON) -m pytest --confcutdir tests/benchmarks --timeout 1800 tests/benchmarks -s

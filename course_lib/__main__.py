@@ -168,6 +168,7 @@ def grade(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"submissions are to be in a folder or a zip file, and {arguments.submissions} is neither: there is none"
         )
+    roster = _roster(arguments.format, arguments.roster)
     from course_lib.classroom.grade import Settings, command
     from course_lib.classroom.sandbox import Limits
 
@@ -184,6 +185,7 @@ def grade(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         scheduler=arguments.scheduler,
         settings=settings,
+        roster=roster,
     )
 
 
@@ -206,6 +208,18 @@ def _check_names(what: str, names: list[str]) -> None:
     for name in names:
         if name not in papers.names():
             raise ValueError(f"{what} is {name!r}; allowed are {', '.join(papers.names())}")
+
+
+def _roster(platform: str | None, path: Path | None):
+    """The students as a learning platform lists them; None where no marks are wanted in its form."""
+    if platform is None and path is None:
+        return None
+    if platform is None or path is None:
+        raise ValueError("--format and --roster belong together: the platform, and its own table of the class")
+    _check_file("roster", path)
+    from course_lib.classroom.marks import read_roster
+
+    return read_roster(platform, path)
 
 
 def _check_notebook(beginning: str | None) -> None:

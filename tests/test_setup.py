@@ -263,6 +263,9 @@ QUICK = {
     "compress no-such-file --out x": 2,
     "prune no-such-file --model lenet-5 --method thinnet --out x": 2,
     "grade --submissions no-such-folder --out x": 2,
+    "grade --submissions data --out x --format blackboard --roster README.md": 2,
+    "grade --submissions data --out x --format canvas": 2,
+    "grade --submissions data --out x --format canvas --roster README.md": 2,
 }
 HEAVY = ("torch", "pandas", "nbformat", "nbclient", "nbgrader", "dask", "matplotlib", "IPython")
 

@@ -22,6 +22,7 @@ from course_lib import cluster
 from course_lib.classroom import apart, sandbox
 from course_lib.classroom.collect import Submission, collect
 from course_lib.classroom.gradebook import Course, load
+from course_lib.classroom.marks import Roster, export
 from course_lib.classroom.sandbox import NOTEBOOKS, Limits
 from course_lib.classroom.text import printable, spreadsheet
 from course_lib.files import replacing
@@ -40,11 +41,17 @@ class Settings:
     scale: str = "smoke"
 
 
-def command(submissions: Path, out: Path, *, settings: Settings = Settings(), **how) -> int:
-    """`grade` and its summary, printed; gives the exit status, 1 where something is not done."""
+def command(submissions: Path, out: Path, *, settings: Settings = Settings(), roster: Roster | None = None, **how) -> int:
+    """`grade`, its summary, printed, and the marks for a roster; gives the exit status, 1 where something is not done.
+
+    Raises:
+        ValueError: as `grade` and `export` do.
+    """
     table = grade(submissions, out, settings=settings, **how)
     encoding = sys.stdout.encoding or "utf-8"  # a terminal need not know every letter of a name
     print(summary(table, settings, out).encode(encoding, "backslashreplace").decode(encoding))
+    if roster:
+        print(export(roster, table.to_dict("records"), out))
     return int((table.status == "not done").any())
 
 

@@ -96,6 +96,8 @@ def classroom(add: Add) -> None:
     sub.add_argument("--submissions", type=Path, required=True, metavar="DIR", help="a folder, or a zip file")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="marks, pages, gradebook; a later call goes on there")
     _add_only(sub)
+    sub.add_argument("--format", metavar="NAME", help="canvas or moodle: marks as it imports them, too")
+    sub.add_argument("--roster", type=Path, metavar="FILE", help="the gradebook or worksheet that Canvas or Moodle exports")
     sub.add_argument("--workers", type=int, metavar="N", help="submissions at a time; default: one a core")
     sub.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, instead of this machine's processes")
     sub.add_argument("--no-sandbox", action="store_true", help="run student code with all your rights")
