@@ -37,7 +37,7 @@ PARALLEL = -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder -
 NOTEBOOKS = $(if $(wildcard notebooks/*.ipynb),--nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks)
 ONE = $(if $(N),--only $(N))
 
-.PHONY: lab test test-browser test-slow test-network run notebooks results release grade bench lint format lock clean help
+.PHONY: lab test test-browser test-slow test-network run notebooks results release grade similar bench lint format lock clean help
 
 lab: .venv/.installed  ## open JupyterLab on your own copies of the notebooks; without a display, print its address
 	$(COURSE) work
@@ -72,6 +72,9 @@ release: .venv/.installed  ## write the student copies of the notebooks into bui
 grade: .venv/.installed  ## grade submissions: make grade SUBMISSIONS=folder-or-zip OUT=folder (N=02: one; FLAGS: see --help)
 	$(COURSE) grade --submissions "$(SUBMISSIONS)" --out "$(OUT)" $(ONE) \
 	    $(if $(FORMAT),--format $(FORMAT)) $(if $(ROSTER),--roster "$(ROSTER)") $(FLAGS)
+
+similar: .venv/.installed  ## list pairs of submissions that are alike: make similar SUBMISSIONS=folder-or-zip OUT=folder
+	$(COURSE) similar --submissions "$(SUBMISSIONS)" --out "$(OUT)" $(ONE) $(FLAGS)
 
 bench: .venv/.installed  ## run the benchmarks, at lesson scale, on real data
 	$(VENV_PYTHON) -m pytest --confcutdir tests/benchmarks --timeout 1800 tests/benchmarks -s

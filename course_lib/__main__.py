@@ -161,13 +161,19 @@ def release(arguments: argparse.Namespace) -> int:
     return command(arguments.only, arguments.out or BUILD)
 
 
+def similar(arguments: argparse.Namespace) -> int:
+    """Lists pairs of submissions whose answers are alike; runs nothing of them."""
+    _check_notebook(arguments.only)
+    _check_submissions(arguments.submissions)
+    from course_lib.classroom.similarity import command
+
+    return command(arguments.submissions, arguments.out, only=arguments.only, threshold=arguments.threshold)
+
+
 def grade(arguments: argparse.Namespace) -> int:
     """Grades a folder or zip file of submissions, each in a sandbox."""
     _check_notebook(arguments.only)
-    if not arguments.submissions.exists():
-        raise ValueError(
-            f"submissions are to be in a folder or a zip file, and {arguments.submissions} is neither: there is none"
-        )
+    _check_submissions(arguments.submissions)
     roster = _roster(arguments.format, arguments.roster)
     from course_lib.classroom.grade import Settings, command
     from course_lib.classroom.sandbox import Limits
@@ -202,6 +208,11 @@ def doctor(arguments: argparse.Namespace) -> int:
 def _check_file(what: str, path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"no {what} {path}")
+
+
+def _check_submissions(place: Path) -> None:
+    if not place.exists():
+        raise ValueError(f"submissions are to be in a folder or a zip file, and {place} is neither: there is none")
 
 
 def _check_names(what: str, names: list[str]) -> None:

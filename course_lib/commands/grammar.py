@@ -92,8 +92,14 @@ def classroom(add: Add) -> None:
     _add_only(sub)
     sub.add_argument("--out", type=Path, metavar="DIR", help="default: build/")
 
+    sub = add("similar")
+    _add_submissions(sub)
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the table: similarity.csv")
+    _add_only(sub)
+    sub.add_argument("--threshold", type=float, default=0.5, metavar="S", help="share of the answers; default: %(default)s")
+
     sub = add("grade")
-    sub.add_argument("--submissions", type=Path, required=True, metavar="DIR", help="a folder, or a zip file")
+    _add_submissions(sub)
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="marks, pages, gradebook; a later call goes on there")
     _add_only(sub)
     sub.add_argument("--format", metavar="NAME", help="canvas or moodle: marks as it imports them, too")
@@ -106,6 +112,10 @@ def classroom(add: Add) -> None:
     sub.add_argument("--seconds", type=float, default=600, metavar="S", help="for a submission; default: %(default)s")
     sub.add_argument("--memory", type=int, default=3072, metavar="MiB", help="for a submission; default: %(default)s")
     sub.add_argument("--scale", choices=scale.SCALES, default="smoke", help="default: %(default)s")
+
+
+def _add_submissions(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--submissions", type=Path, required=True, metavar="DIR", help="a folder, or a zip file")
 
 
 def _add_only(sub: argparse.ArgumentParser) -> None:
