@@ -37,13 +37,15 @@ PARALLEL = -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder -
 NOTEBOOKS = $(if $(wildcard notebooks/*.ipynb),--nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks)
 ONE = $(if $(N),--only $(N))
 
-.PHONY: lab test test-browser test-slow test-network run notebooks results release grade similar bench lint format lock clean help
+.PHONY: lab setup test test-browser test-slow test-network run notebooks results release grade similar bench lint format lock clean help
 
 lab: .venv/.installed  ## open JupyterLab on your own copies of the notebooks; without a display, print its address
 	$(COURSE) work
 	$(VENV_PYTHON) -m jupyterlab --config=course_lib/lab/jupyter_lab_config.py \
 	    $(if $(filter 0,$(shell id -u)),--allow-root) \
 	    $(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname)),,--no-browser) $(FLAGS)
+
+setup: .venv/.installed  ## do the set-up, which every other command does where it is needed, and nothing else
 
 test: lint  ## run every test that is quick and needs no network, and every notebook at smoke scale
 	$(PYTEST) $(PARALLEL) tests $(NOTEBOOKS)
