@@ -37,7 +37,7 @@ PARALLEL = -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder -
 NOTEBOOKS = $(if $(wildcard notebooks/*.ipynb),--nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks)
 ONE = $(if $(N),--only $(N))
 
-.PHONY: lab setup test test-browser test-slow test-network run notebooks results release grade similar bench lint format lock clean help
+.PHONY: lab setup test test-browser test-slow test-network run notebooks results sample release grade similar bench lint format lock clean help
 
 lab: .venv/.installed  ## open JupyterLab on your own copies of the notebooks; without a display, print its address
 	$(COURSE) work
@@ -67,6 +67,9 @@ notebooks: .venv/.installed  ## execute the notebooks in place, at lesson scale,
 
 results: .venv/.installed  ## bring README's tables and pictures in step with data/results and the notebooks
 	$(COURSE) results
+
+sample: .venv/.installed  ## make a small class to try grading with, in build/sample, from copies that `make release` has made
+	$(VENV_PYTHON) -m tests.sample_class build/sample $(ONE)
 
 release: .venv/.installed  ## write the student copies of the notebooks into build/release (N=02: one)
 	$(COURSE) release $(ONE)

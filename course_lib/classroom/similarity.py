@@ -26,7 +26,7 @@ from course_lib.files import replacing
 CHANCE = 25  # characters in a row, each name being one: what is shorter is alike by chance. copydetect's own default
 SHORTEST = 100  # such characters of answers, starter code left out: of fewer nothing can be told
 LONGEST = 50_000  # characters of answers; those of this course have about 2,000
-THRESHOLD = 0.5  # of the answers: independent right answers of this course share up to 0.12, renamed copies 1.0
+THRESHOLD = 0.5  # of the answers: right answers written in another way than the model's share less than 0.3, disguised ones 1.0
 MODEL = "(model answers)"  # no student's name has brackets at its ends
 STUBS = ("raise NotImplementedError()", "raise NotImplementedError('words')")  # in a release, and in a copy to work in
 COLUMNS = ["notebook", "part", "student", "other", "share", "characters"]
@@ -80,7 +80,12 @@ def compare(
         for part, starter in _starter(master).items():
             prints, long = _fingerprints({student: text[part] for student, text in texts.items()}, starter, part)
             skipped += [f"{unit} {student}: more than {LONGEST:,} characters" for student in long]
-            bar = tqdm(total=len(prints) * (len(prints) - 1) // 2, desc=f"{unit[:2]} {part}", leave=False, disable=not progress)
+            bar = tqdm(
+                total=len(prints) * (len(prints) - 1) // 2,
+                desc=f"{unit[:2]} {part}",
+                leave=False,
+                disable=None if progress else True,
+            )
             found += [(unit, part, *pair) for pair in _alike(prints, threshold, bar)]
     return pd.DataFrame(found, columns=COLUMNS).sort_values("share", ascending=False, ignore_index=True, kind="stable"), skipped
 
