@@ -16,7 +16,7 @@ from tests.browser.test_grading_pages import TOKEN, form_grader
 IMAGES = ROOT / "notebooks" / "images"
 MARKS = ROOT / "build" / "sample" / "marks"
 UNIT, STUDENT = "02_weight_pruning", "danosei_104_9104"
-SIZE = {"width": 1000, "height": 620}
+SIZE = {"width": 1000, "height": 420}
 COLOURS = 64
 STEPS = [
     ("make release", "student copies"),

@@ -1,7 +1,9 @@
 """Which submissions are alike: disguised copies are found; right answers of one's own, starter code and empty answers are not."""
 
 import csv
+import importlib
 import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -81,8 +83,6 @@ def test_a_copy_in_disguise_and_a_copy_of_the_model_are_found_and_nothing_else(t
 @pytest.mark.parametrize("notebook", [path.stem for path in sorted(exercises.NOTEBOOKS.glob("*.ipynb"))])
 def test_right_answers_of_one_s_own_are_not_alike(notebook):
     """Those in tests/answers are written to be unusual; they share a small part of themselves with the model answers."""
-    import importlib
-
     answers = importlib.import_module(f"tests.answers.{notebook.partition('_')[2]}")
     master = exercises._notebook(notebook)
     texts = dict(right="\n\n".join(answer for _, answer in answers.RIGHT.values()))
@@ -149,3 +149,11 @@ def test_the_command_writes_a_table_and_tells_mistakes(tmp_path, capsys):
     assert "threshold is 0.0; it must be above 0" in capsys.readouterr().err
     (tmp_path / "none").mkdir()
     assert main(["similar", "--submissions", str(tmp_path / "none"), "--out", str(tmp_path)]) == 2
+
+
+def test_where_copydetect_is_missing_the_command_that_installs_it_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "course_lib.classroom.similarity")
+    monkeypatch.setitem(sys.modules, "copydetect", None)
+    assert main(["similar", "--submissions", str(tmp_path), "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "copydetect" in said and "`make lab`, or `pip install -e .[test]`, installs" in said
