@@ -113,7 +113,7 @@ endif
 	rm -f $@
 	sed -nE 's/^(torch|torchvision|triton|nvidia-[^=]*|cuda-[^=]*)==.*/\1/p' requirements.lock > .venv/.cuda
 	$(PIP) install --python $(VENV_PYTHON) --require-hashes --compile-bytecode $(if $(TORCH),--excludes .venv/.cuda) -r requirements.lock
-	$(if $(TORCH),$(SMALL_TORCH))
+	$(if $(TORCH),@$(SMALL_TORCH))
 	$(PIP) install --python $(VENV_PYTHON) --no-deps --no-build-isolation --editable .
 	mkdir -p .venv/share/jupyter/lab/settings
 	echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \

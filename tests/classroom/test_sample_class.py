@@ -37,7 +37,8 @@ def walk(command: str, place: Path) -> str:
     assert command.startswith("make ")
     words = ["make", "-o", ".venv/.installed", f"VENV_PYTHON={sys.executable}", *command.split()[1:]]
     keep = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "COURSE_"))}
-    done = subprocess.run(words, cwd=place, env=keep | {"PYTHONPATH": str(place)}, capture_output=True, text=True)
+    keep["PYTHONPATH"] = os.pathsep.join([str(place), keep.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    done = subprocess.run(words, cwd=place, env=keep, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
