@@ -288,8 +288,18 @@ def test_help_and_mistakes_import_nothing_heavy(arguments):
     assert "Errno" not in said and ("error: " in said) == (done.returncode == 2)
 
 
-def test_a_file_is_inspected_without_torch():
-    done, imported = imported_by("inspect data/checkpoints/lenet-5.mnist-5k.pruned-paper.cnet")
+SECOND_VERSION = bytes.fromhex(
+    "c26e1e002e8b5652d2898e564a4b36d42b4fcd4ccf2801728d748c63750c627520c2499989c520c1581d259b3413a5d8d858000100380000803f0000803fa87c"
+)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_is_inspected_without_torch(tmp_path, version):
+    file = ROOT / "data/checkpoints/lenet-5.mnist-5k.pruned-paper.cnet"
+    if version == 2:
+        file = tmp_path / "small.cnet"
+        file.write_bytes(SECOND_VERSION)
+    done, imported = imported_by(f"inspect {file}")
     assert done.returncode == 0 and "fc1.weight" in done.stdout
     assert imported.isdisjoint(set(HEAVY) - {"pandas"})
 

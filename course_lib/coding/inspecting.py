@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from course_lib.coding import read
 from course_lib.coding.coders import entropy
-from course_lib.coding.reading import CODED, RAW, Row, locating, read
+from course_lib.coding.reading import CODED, RAW, Row, locating
 
 
 def inspect(path: str | Path, max_weights: int = 2**28) -> pd.DataFrame:
@@ -34,7 +35,7 @@ def _costs(row: Row, arrays: list[np.ndarray]) -> dict:
         "entries": row.entries,
         "nonzeros": int(np.count_nonzero(values if raw else values[codes])),
         "index bits": 0 if raw else row.kind,
-        "codebook entries": size["codebook"] // 4,
+        "codebook entries": 0 if raw else len(values),
         "bytes of codes": size["codes"],
         "bytes of gaps": size["gaps"],
         "bytes of tables": size["table of codes"] + size["table of gaps"],

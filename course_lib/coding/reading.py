@@ -75,7 +75,7 @@ def _header(file: BinaryIO, size: int) -> tuple[str, str, list[Row]]:
         raise ValueError(f"the file begins with {magic!r}, version {version}; expected {MAGIC!r}, version {VERSION}")
     if length > min(HEADER_LIMIT, size - PREFIX.size):
         raise ValueError(f"its length is {length}; allowed are {HEADER_LIMIT}, in a file of {size} bytes")
-    value = _json(_verified(file.read(length), checksum))
+    value = unpacked_json(_verified(file.read(length), checksum))
     match value:
         case [str(network), str(coder), [*rows]] if coder in CODERS:
             rows = [_row(row) for row in rows]
@@ -92,7 +92,8 @@ def _verified(data: bytes, checksum: int) -> bytes:
     return data
 
 
-def _json(packed: bytes) -> object:
+def unpacked_json(packed: bytes) -> object:
+    """Return what a deflated JSON holds; ValueError if it is none, or longer than `HEADER_LIMIT`."""
     stream = zlib.decompressobj(wbits=-15)
     try:
         text = stream.decompress(packed, HEADER_LIMIT + 1)
@@ -144,9 +145,9 @@ def _arrays(file: BinaryIO, row: Row, coder: Coder) -> list[np.ndarray]:
             with locating(part):
                 data.append(_verified(file.read(length), checksum))
         if row.parts == RAW:
-            return [_from_bytes(data[0], row.kind)]
+            return [from_bytes(data[0], row.kind)]
         with locating("codebook"):
-            codebook = _from_bytes(data[0], "<f4")
+            codebook = from_bytes(data[0], "<f4")
         with locating("codes"):
             codes = coder.decode(data[1], data[2], len(codebook), row.entries)
         with locating("gaps"):
@@ -164,6 +165,7 @@ def check_entries(codes: Any, gaps: Any, k: int, index_bits: int, weights: int) 
         raise ValueError(f"gaps lead to place {gaps.sum() - 1}; the tensor has {weights} weights")
 
 
-def _from_bytes(data: bytes, kind: str) -> np.ndarray:
+def from_bytes(data: bytes, kind: str) -> np.ndarray:
+    """Return numbers in the byte order of this machine; `kind` as in `RAW_KINDS`."""
     values = np.frombuffer(data, kind)
     return values.astype(values.dtype.newbyteorder("="))

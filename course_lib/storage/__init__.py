@@ -10,7 +10,8 @@ A compressed tensor is a codebook, a code for each stored entry, and the gap of 
 | length | header: deflated JSON, [network, coder, [[tensor, shape, kind, entries, lengths, CRC-32s], ...]] |
 | lengths | the tensors in this order, each as its parts `CODED` or `RAW`; the file ends behind the last |
 
-The kind of a coded tensor is its index bits, that of a raw one its type.
+The kind of a coded tensor is its index bits, that of a raw one its type. The coder 'context' writes a file of version 2, which
+`course_lib.coding.compact` describes.
 """
 
 import json
@@ -21,11 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_lib.coding import coders
+from course_lib.coding import coders, read
 from course_lib.coding.coders import CODERS, Coder
+from course_lib.coding.compact import CODER
 from course_lib.coding.inspecting import inspect
-from course_lib.coding.reading import HEADER_LIMIT, MAGIC, PREFIX, RAW, VERSION, CorruptFileError, Row, locating, read
+from course_lib.coding.reading import HEADER_LIMIT, MAGIC, PREFIX, RAW, VERSION, CorruptFileError, Row, locating
 from course_lib.files import replacing
+from course_lib.storage import compact
 from course_lib.storage.coded import RAW_TYPES, CodedTensor, CompressedNetwork
 
 __all__ = ["CODERS", "CodedTensor", "CompressedNetwork", "CorruptFileError", "coders", "encode", "inspect", "load", "save"]
@@ -42,8 +45,10 @@ def encode(compressed: CompressedNetwork) -> bytes:
     """Return the content of the file.
 
     Raises:
-        ValueError: so many tensors that the header is longer than `HEADER_LIMIT`.
+        ValueError: so many tensors that the header is longer than `HEADER_LIMIT`; or gaps, which the coder 'context' has not.
     """
+    if compressed.coder == CODER:
+        return compact.encode(compressed)
     rows, sections = [], []
     for name, tensor in compressed.tensors.items():
         if isinstance(tensor, CodedTensor):

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from course_lib.coding import compact
 from course_lib.coding.coders import CODERS
 from course_lib.coding.reading import RAW_KINDS, check_entries
 
 RAW_TYPES = dict(zip((torch.float32, torch.float16, torch.int64), RAW_KINDS, strict=True))
+NAMES = (*CODERS, compact.CODER)  # of coders; the last one codes whole networks and not streams
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -59,11 +61,11 @@ class CompressedNetwork:
 
     network: str  # a name such as 'lenet-5', or ''
     tensors: dict[str, CodedTensor | Tensor]  # in the order of a state dict; plain ones of a type in `RAW_TYPES`
-    coder: str  # 'fixed', 'huffman' or 'ans'
+    coder: str  # 'fixed', 'huffman', 'ans' or 'context'
 
     def __post_init__(self):
-        if self.coder not in CODERS:
-            raise ValueError(f"coder is {self.coder!r}; allowed are {', '.join(CODERS)}")
+        if self.coder not in NAMES:
+            raise ValueError(f"coder is {self.coder!r}; allowed are {', '.join(NAMES)}")
         if not isinstance(self.network, str):
             raise ValueError(f"network is {self.network!r}; expected a name")
         for name, tensor in self.tensors.items():
