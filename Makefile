@@ -9,12 +9,14 @@ N ?=
 FLAGS ?=
 # Torch without CUDA, from PyTorch's own index: make lab TORCH=cpu. On Linux, 2 GB of disk instead of 6; kept until `make clean`
 TORCH ?= $(shell cat .venv/.torch 2>/dev/null)
-# What to grade, and where marks and pages go
+# What to grade or to score, and where marks and pages go
 SUBMISSIONS ?= build/submitted
 OUT ?= build/grading
 # canvas or moodle, and the table of the class that it exports: marks in the form in which it imports them
 FORMAT ?=
 ROSTER ?=
+# Of the challenge's warped digits: make challenge SEED=271828
+SEED ?=
 UV = uv==0.13.9
 
 ifneq ($(filter-out cpu,$(TORCH)),)
@@ -37,7 +39,7 @@ PARALLEL = -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder -
 NOTEBOOKS = $(if $(wildcard notebooks/*.ipynb),--nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks)
 ONE = $(if $(N),--only $(N))
 
-.PHONY: lab setup test test-browser test-slow test-network run notebooks results sample release grade similar bench lint format lock clean help
+.PHONY: lab setup test test-browser test-slow test-network run notebooks results sample release grade similar challenge bench lint format lock clean help
 
 lab: .venv/.installed  ## open JupyterLab on your own copies of the notebooks; without a display, print its address
 	$(COURSE) work
@@ -80,6 +82,9 @@ grade: .venv/.installed  ## grade submissions: make grade SUBMISSIONS=folder-or-
 
 similar: .venv/.installed  ## list pairs of submissions that are alike: make similar SUBMISSIONS=folder-or-zip OUT=folder
 	$(COURSE) similar --submissions "$(SUBMISSIONS)" --out "$(OUT)" $(ONE) $(FLAGS)
+
+challenge: .venv/.installed  ## score smallest files: make challenge SUBMISSIONS=folder-or-zip OUT=folder SEED=number (FLAGS: see --help)
+	$(COURSE) challenge --submissions "$(SUBMISSIONS)" --out "$(OUT)" $(if $(SEED),--seed $(SEED)) $(FLAGS)
 
 bench: .venv/.installed  ## run the benchmarks, at lesson scale, on real data
 	$(VENV_PYTHON) -m pytest --confcutdir tests/benchmarks --timeout 1800 tests/benchmarks -s

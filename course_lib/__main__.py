@@ -119,6 +119,15 @@ def inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def score(arguments: argparse.Namespace) -> int:
+    """Measures a compressed file that reads digits, and places it among the course's own and published ones."""
+    _check_file("file", arguments.file)
+    from course_lib.commands.challenge import score as command
+
+    command(arguments.file, arguments.seed)
+    return 0
+
+
 def results(arguments: argparse.Namespace) -> int:
     """Brings README's tables and pictures in step with the recorded rows and the notebooks."""
     from course_lib.commands.front_page import command
@@ -193,6 +202,15 @@ def grade(arguments: argparse.Namespace) -> int:
         settings=settings,
         roster=roster,
     )
+
+
+def challenge(arguments: argparse.Namespace) -> int:
+    """Scores a class's smallest files that read digits, and writes a leaderboard."""
+    _check_submissions(arguments.submissions)
+    from course_lib.commands.challenge import challenge as command
+
+    command(arguments.submissions, arguments.out, seed=arguments.seed, sandboxed=not arguments.no_sandbox)
+    return 0
 
 
 def doctor(arguments: argparse.Namespace) -> int:

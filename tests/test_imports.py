@@ -23,7 +23,7 @@ STOREYS = [
     ["classroom"],
     ["desk"],
     ["notebook", "lab"],
-    ["drawings"],
+    ["drawings", "challenge"],
     ["lessons", "play", "commands"],  # leaves: only the command line calls some
     ["__main__"],
 ]

@@ -266,6 +266,8 @@ QUICK = {
     "grade --submissions data --out x --format blackboard --roster README.md": 2,
     "grade --submissions data --out x --format canvas": 2,
     "grade --submissions data --out x --format canvas --roster README.md": 2,
+    "score no-such-file": 2,
+    "challenge --submissions no-such-folder --out x": 2,
 }
 HEAVY = ("torch", "pandas", "nbformat", "nbclient", "nbgrader", "dask", "matplotlib", "IPython")
 

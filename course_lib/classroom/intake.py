@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from course_lib.classroom.text import printable
 
@@ -24,6 +24,16 @@ CHUNK = 1 << 20  # bytes read at once when a zip's entries are counted
 # Only what is stored or deflated is read: of other methods zipfile bounds no memory, and 4 KB of bzip2 can be 4 GB
 ENTRY = b"PK\x01\x02"  # with which each entry of a zip's directory begins
 NESTED = "a zip file in a zip file, which is not opened; unpack the outer one into a folder and grade that"
+
+
+class Kind(NamedTuple):
+    """The kind of file that is handed in."""
+
+    suffix: str
+    word: str  # for messages
+
+
+NOTEBOOK = Kind(".ipynb", "notebook")
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class File:
                 return _entry(archive, archive.infolist()[self.entry])
 
 
-def files(place: Path) -> Iterator[tuple[File, bytes]]:
+def files(place: Path, wanted: Kind = NOTEBOOK) -> Iterator[tuple[File, bytes]]:
     """Yield each file at `place` that may be a submission, with what it holds; of one with a problem that is nothing.
 
     Raises:
@@ -60,30 +70,30 @@ def files(place: Path) -> Iterator[tuple[File, bytes]]:
     except (OSError, ValueError) as reason:
         raise ValueError(f"submissions are to be in a folder or a zip file, and {place} is neither: {_why(reason)}") from None
     if stat.S_ISDIR(kind):
-        yield from _in_folder(place)
+        yield from _in_folder(place, wanted)
     elif stat.S_ISREG(kind) and (place.suffix.lower() == ".zip" or zipfile.is_zipfile(place)):
         try:
             with _reasons(), _opened(place, follow=True) as stream:
-                yield from _in_zip(place, stream)
+                yield from _in_zip(place, stream, wanted)
         except ValueError as reason:
             raise ValueError(f"the zip file {place} cannot be graded: {reason}") from None
     else:
         raise ValueError(f"submissions are to be in a folder or a zip file, and {place} is neither")
 
 
-def _in_folder(place: Path) -> Iterator[tuple[File, bytes]]:
+def _in_folder(place: Path, wanted: Kind) -> Iterator[tuple[File, bytes]]:
     """Each file below a folder that may be a submission, with what it holds."""
-    for count, (path, problem) in enumerate(_walk(place, 0), 1):
+    for count, (path, problem) in enumerate(_walk(place, 0, wanted), 1):
         if count > MOST:
             raise ValueError(f"{place} holds more than {MOST:,} files")
         shown = path.relative_to(place).as_posix()
         if problem is None and path.suffix.lower() == ".zip":
-            yield from _student_zip(path, shown)
-        elif problem is not None or path.suffix.lower() == ".ipynb":
+            yield from _student_zip(path, shown, wanted)
+        elif problem is not None or path.suffix.lower() == wanted.suffix:
             yield _read(File(shown, shown, path, problem=problem))
 
 
-def _walk(folder: Path, depth: int) -> Iterator[tuple[Path, str | None]]:
+def _walk(folder: Path, depth: int, wanted: Kind) -> Iterator[tuple[Path, str | None]]:
     """Each file below a folder, sorted, with the problem that its kind is; hidden ones are passed over.
 
     Raises:
@@ -98,21 +108,21 @@ def _walk(folder: Path, depth: int) -> Iterator[tuple[Path, str | None]]:
         yield folder, f"a folder that cannot be opened: {_why(reason)}"
         return
     for entry in entries:
-        path, notebook = Path(entry.path), entry.name.lower().endswith((".ipynb", ".zip"))
+        path, handed_in = Path(entry.path), entry.name.lower().endswith((wanted.suffix, ".zip"))
         mode = _mode(entry)
         if entry.name.startswith(".") or entry.name.startswith("__") and stat.S_ISDIR(mode):
             continue
         if stat.S_ISLNK(mode):
-            if notebook or os.path.isdir(path):
+            if handed_in or os.path.isdir(path):
                 yield path, "a symbolic link, which is not followed"
         elif not stat.S_ISDIR(mode):
-            yield path, "not a file" if notebook and not stat.S_ISREG(mode) else None
-        elif notebook:
+            yield path, "not a file" if handed_in and not stat.S_ISREG(mode) else None
+        elif handed_in:
             yield path, "a folder, not a file"
         elif depth == DEEPEST:
             yield path, f"a folder in more than {DEEPEST} others, which is not searched"
         else:
-            yield from _walk(path, depth + 1)
+            yield from _walk(path, depth + 1, wanted)
 
 
 def _mode(entry: os.DirEntry) -> int:
@@ -131,22 +141,22 @@ def _read(file: File) -> tuple[File, bytes]:
         return File(file.shown, file.named, file.path, file.entry, str(reason)), b""
 
 
-def _student_zip(path: Path, shown: str) -> Iterator[tuple[File, bytes]]:
-    """The notebooks of a zip in the folder: all are of the student whom the zip is named after."""
-    named = f"{PurePosixPath(shown).stem}.ipynb"  # its entries may be called anything, after another student too
+def _student_zip(path: Path, shown: str, wanted: Kind) -> Iterator[tuple[File, bytes]]:
+    """The wanted files of a zip in the folder: all are of the student whom the zip is named after."""
+    named = f"{PurePosixPath(shown).stem}{wanted.suffix}"  # its entries may be called anything, after another student too
     try:
         with _reasons(), _opened(path) as stream:
             _check_student_zip(stream)
             found = 0
-            for file, content in _in_zip(path, stream):
+            for file, content in _in_zip(path, stream, wanted):
                 if file.problem == NESTED:
                     continue
                 found += 1
                 if found > MOST_OF_ONE:
-                    raise ValueError(f"holds more than {MOST_OF_ONE} notebooks")
+                    raise ValueError(f"holds more than {MOST_OF_ONE} {wanted.word}s")
                 yield File(f"{shown}: {file.shown}", named, path, file.entry, file.problem), content
             if found == 0:
-                raise ValueError("a zip file without a notebook; zip files inside it are not opened")
+                raise ValueError(f"a zip file without a {wanted.word}; zip files inside it are not opened")
     except ValueError as reason:
         yield File(shown, named, path, problem=str(reason)), b""
 
@@ -166,7 +176,7 @@ def _check_student_zip(stream: BinaryIO) -> None:
         raise ValueError(f"holds more than {MOST:,} files")
 
 
-def _in_zip(path: Path, stream: BinaryIO) -> Iterator[tuple[File, bytes]]:
+def _in_zip(path: Path, stream: BinaryIO, wanted: Kind) -> Iterator[tuple[File, bytes]]:
     """Each file in a zip that may be a submission, with what it holds; what its name says of a place is never used for one."""
     try:
         archive = zipfile.ZipFile(stream)
@@ -179,9 +189,9 @@ def _in_zip(path: Path, stream: BinaryIO) -> Iterator[tuple[File, bytes]]:
         for number, entry in enumerate(entries):
             name = entry.filename.replace("\\", "/")
             parts = PurePosixPath(name).parts
-            notebook = name.rstrip("/").lower().endswith((".ipynb", ".zip"))
+            handed_in = name.rstrip("/").lower().endswith((wanted.suffix, ".zip"))
             problem = _problem(entry, parts)
-            if any(part.startswith((".", "__MACOSX")) and part != ".." for part in parts) or not (notebook or problem):
+            if any(part.startswith((".", "__MACOSX")) and part != ".." for part in parts) or not (handed_in or problem):
                 continue
             if problem is None and name.endswith("/"):
                 problem = "a folder, not a file"

@@ -24,7 +24,7 @@ def compress(checkpoint: Path, out: Path, bits: str, index_bits: str, coder: str
         out: the file to write; another one than `checkpoint`.
         bits: of a code, '5' or 'conv=8,dense=5,fc1=4'.
         index_bits: of a gap, likewise.
-        coder: 'fixed', 'huffman' or 'ans'.
+        coder: 'fixed', 'huffman', 'ans' or 'context', which takes index bits 0.
 
     Raises:
         ValueError: no such checkpoint format, impossible bits, or `out` is the checkpoint.

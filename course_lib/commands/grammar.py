@@ -40,7 +40,9 @@ def networks(add: Add) -> None:
     sub.add_argument("--out", type=Path, required=True, metavar="FILE")
     sub.add_argument("--bits", default="conv=8,dense=5", help="of a code, one number or by kind or layer; default: %(default)s")
     sub.add_argument("--index-bits", default="conv=8,dense=5", help="of a gap, likewise; default: %(default)s")
-    sub.add_argument("--coder", default="huffman", choices=("fixed", "huffman", "ans"))
+    sub.add_argument(
+        "--coder", default="huffman", choices=("fixed", "huffman", "ans", "context"), help="context takes --index-bits 0"
+    )
 
     sub = add("decompress")
     sub.add_argument("file", type=Path, metavar="FILE")
@@ -48,6 +50,10 @@ def networks(add: Add) -> None:
 
     sub = add("inspect")
     sub.add_argument("file", type=Path, metavar="FILE")
+
+    sub = add("score")
+    sub.add_argument("file", type=Path, metavar="FILE", help="a compressed file: data/challenge/README.md has the rules")
+    _add_seed(sub)
 
 
 def course(add: Add) -> None:
@@ -112,6 +118,16 @@ def classroom(add: Add) -> None:
     sub.add_argument("--seconds", type=float, default=600, metavar="S", help="for a submission; default: %(default)s")
     sub.add_argument("--memory", type=int, default=3072, metavar="MiB", help="for a submission; default: %(default)s")
     sub.add_argument("--scale", choices=scale.SCALES, default="smoke", help="default: %(default)s")
+
+    sub = add("challenge")
+    sub.add_argument("--submissions", type=Path, required=True, metavar="DIR", help="a folder, or a zip file")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="for leaderboard.csv and leaderboard.html")
+    _add_seed(sub)
+    sub.add_argument("--no-sandbox", action="store_true", help="decode without bubblewrap; limits hold all the same")
+
+
+def _add_seed(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the warped digits; default: %(default)s, for practice")
 
 
 def _add_submissions(sub: argparse.ArgumentParser) -> None:

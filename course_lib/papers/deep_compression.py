@@ -184,7 +184,7 @@ def compress(model: nn.Module, *, bits: Bits, index_bits: Bits, coder: str = "hu
         model: a pruned network: its zero weights are the pruned ones.
         bits: as for `quantize`. What it gives no bits, such as batch norms, is stored as it is.
         index_bits: of a gap, 1 to 16, likewise; 0, or none, stores a code for every weight, zeros too.
-        coder: 'fixed' (as many bits for each code), 'huffman', or 'ans', which goes one step beyond the paper.
+        coder: 'fixed' (as many bits for each code), 'huffman', or one beyond the paper: 'ans', 'context' (no index bits).
         name: of the network, for the file's header.
 
     Raises:
