@@ -17,7 +17,7 @@ STOREYS = [
     ["surgery"],
     ["storage", "cost", "training"],
     ["result", "plans", "models"],
-    ["papers", "machine"],
+    ["papers", "machine", "smallest"],
     ["methods"],
     ["experiments"],
     ["classroom"],
