@@ -11,10 +11,28 @@ from course_lib import evidence
 from course_lib.experiments import channel_tables as tables
 from course_lib.experiments.channel_choices import FIRST, LARGEST, LASSO, METHODS, RANDOM, RESPONSE
 from course_lib.notebook import Claim, plots
-from course_lib.notebook.plots import COLOURS
+from course_lib.notebook.plots import COLOURS, WIDTH
 
 SCRATCH = "scratch-E"
 RETRAINED = (LASSO, LARGEST, "L1", RANDOM, SCRATCH, "dense")  # arms of the comparison that the notebook shows
+
+# The paper's own figures: network, method, and the points lost at some rates, "before fine-tuning -> after". A star: not verified
+PAPER_VGG = [
+    ("channel pruning", "2.7* -> 0.0", "7.9* -> 1.0", "22.0* -> 1.7"),
+    ("3C, with both decompositions", "", "0.7* -> 0.0", "1.3* -> 0.3"),
+    ("filter pruning (notebook 04), fine-tuned", "0.8*", "8.6*", "14.6*"),
+    ("spatial decomposition (Jaderberg 2014)", "", "9.7*", "29.7*"),
+    ("channel decomposition (Zhang 2016)", "0.28*", "3.84*", ""),
+    ("both decompositions (Zhang 2016)", "", "0.9* -> 0.3*", "2.0* -> 1.0*"),
+    ("the pruned shape from scratch", "", "1.8*", ""),
+]
+PAPER_OTHERS = [
+    ("ResNet-50, ImageNet, top-5 92.2 %", "2x", "8.0; with both rules 4.0", "1.4", ""),
+    ("Xception-50, ImageNet, top-5", "2x*", "2.9*", "1.0", "filter pruning 4.3*"),
+    ("Faster R-CNN with VGG-16, mAP", "4x", "", "1.8", ""),
+    ("the same, AP 36.7 (authors' release)", "2x / 4x", "", "0.0 / 1.6", ""),
+    ("ResNet-56, CIFAR-10, top-1 92.8 %", "2x", "2.0", "1.0", "filter pruning 1.3*, scratch 1.9*"),
+]
 
 
 def with_interval(values: Iterable[float], form: str = "{:.2f}") -> str:
@@ -25,30 +43,55 @@ def with_interval(values: Iterable[float], form: str = "{:.2f}") -> str:
     return "{} ({} to {})".format(*(form.format(figure) for figure in evidence.interval(values)))
 
 
-def single_layers_figure(found: pd.DataFrame, title: str) -> plt.Figure:
-    """Draw figure 4 of the paper: points of accuracy lost with one layer pruned, and the reconstruction error of its output.
+def single_layers_figure(found: pd.DataFrame, speedup: int) -> plt.Figure:
+    """Draw figure 4 of the paper at one rate: points of accuracy lost with one layer pruned, and the error of its output.
 
-    Lines are means over trained networks, areas their 95 % intervals.
+    Points are means over trained networks, lines their 95 % intervals.
     """
     lines = tables.alone(found)
-    order = list(dict.fromkeys(lines.layer))
-    fig, axes = plt.subplots(2, len(order), figsize=(9.0, 5.0), sharex=True, sharey="row", squeeze=False)
-    for row, quantity in zip(axes, ("lost", "error"), strict=True):
-        for ax, name in zip(row, order, strict=True):
-            for method, marker, colour in zip(METHODS, plots.MARKERS, COLOURS, strict=False):
-                by_rate = lines[(lines.layer == name) & (lines.method == method)].groupby("speedup")[quantity]
-                mean, low, high = np.transpose([evidence.interval(values) for _, values in by_rate])
-                rates = sorted(by_rate.groups)
-                ax.plot(rates, mean, marker=marker, markersize=4, color=colour, label=method)
-                ax.fill_between(rates, np.maximum(low, -5), np.minimum(high, 60), color=colour, alpha=0.12, linewidth=0)
-    for ax, name in zip(axes[0], order, strict=True):
-        ax.set_title(name, fontsize=9.5)
-    axes[0, 0].set_ylabel("points of accuracy lost")
-    axes[1, 0].set_ylabel("reconstruction error (%)")
-    axes[1, len(order) // 2].set_xlabel("times fewer channels read by this layer")
-    axes[0, 0].legend(fontsize=7)
-    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    lines = lines[lines.speedup == speedup]
+    order, quantities = list(dict.fromkeys(lines.layer)), {"lost": "points of accuracy lost", "error": "reconstruction error (%)"}
+    fig, axes = plt.subplots(2, 1, figsize=(WIDTH, 6.8), sharex=True)
+    for ax, (quantity, label) in zip(axes, quantities.items(), strict=True):
+        for place, (method, marker, colour) in enumerate(zip(METHODS, plots.MARKERS, COLOURS, strict=False)):
+            values = lines[lines.method == method].groupby("layer")[quantity]
+            mean, low, high = np.transpose([evidence.interval(values.get_group(name)) for name in order])
+            x = np.arange(len(order)) + 0.15 * (place - 2)
+            ax.vlines(x, np.maximum(low, 0), high, color=colour, linewidth=1.2)
+            ax.plot(x, mean, marker, markersize=6, color=colour, label=method)
+        ax.set(ylabel=label, ylim=(0, 1.15 * lines.groupby(["layer", "method"])[quantity].mean().max()))
+    axes[1].set_xticks(range(len(order)), order)
+    best = first_places(found)
+    fig.suptitle(
+        f"At {speedup}x the LASSO loses fewest points in {best.loc[LASSO, (speedup, 'lost')]} of {len(order)} layers",
+        x=0.01,
+        ha="left",
+    )
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig
+
+
+def subsets_table(found: Mapping[str, Mapping[str, float]], problems: int) -> pd.DataFrame:
+    """Return shares from `channel_choices.subset_search`, by how the channels are mixed, in words."""
+    table = pd.DataFrame(found).T.map("{:.0%}".format)
+    return table.rename_axis(f"channels of {problems} random layers").reset_index()
+
+
+def first_places(found: pd.DataFrame) -> pd.DataFrame:
+    """Return in how many layers each way of choosing is best on average: a line per way, a column per rate and measure."""
+    columns = {}
+    for speedup in sorted(set(tables.alone(found).speedup)):
+        for quantity in ("lost", "error"):
+            winners = tables.at_rate(found, speedup, quantity).drop("mean").idxmin(axis=1)
+            columns[speedup, quantity] = {way: int((winners == way).sum()) for way in METHODS}
+    return pd.DataFrame(columns)
+
+
+def first_places_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Return `first_places` in words."""
+    table, layers = first_places(found), len(set(tables.alone(found).layer))
+    table.columns = [f"{rate}x, {'points lost' if quantity == 'lost' else 'error'}" for rate, quantity in table]
+    return table.rename_axis(f"smallest in how many of {layers} layers").reset_index()
 
 
 def single_layers_table(found: pd.DataFrame, speedup: int) -> pd.DataFrame:
@@ -62,12 +105,13 @@ def response_at(found: pd.DataFrame, speedup: int) -> str:
     """Return how max response compares with the LASSO at a rate by both measures, in words."""
     by_layer = {column: tables.leads(found, RESPONSE, column)[speedup] for column in ("lost", "error")}
     behind = {column: (lead.groupby("layer").mean() < 0) for column, lead in by_layer.items()}
-    layers = len(behind["lost"])
+    fewer, layers = behind["lost"], len(behind["lost"])
+    named = f" ({', '.join(fewer.index[fewer])})" if fewer.any() else ""
     lead = by_layer["lost"].groupby("seed").mean()
     return (
-        f"At {speedup}x max response loses fewer points than the LASSO in {behind['lost'].sum()} of {layers} layers, and its "
-        f"reconstruction error is smaller in {behind['error'].sum()}.\nThe LASSO is ahead by {with_interval(lead, '{:+.2f}')} "
-        f"points on average: '{RESPONSE} loses more' {evidence.better(lead, 'cifar10').label}."
+        f"At {speedup}x max response loses fewer points than the LASSO in {fewer.sum()} of {layers} layers{named}; "
+        f"its error is smaller in {behind['error'].sum()}.\n"
+        f"Mean of the layers: the LASSO is ahead by {with_interval(lead, '{:+.2f}')} points."
     )
 
 
@@ -94,7 +138,7 @@ def not_retrained_table(found: pd.DataFrame, fair: pd.DataFrame) -> pd.DataFrame
         row = {"accuracy (%), not retrained": f"{rate:g}x fewer MACs"}
         for way in (LASSO, LARGEST, RESPONSE, RANDOM):
             row[way] = with_interval(table[way].dropna(), "{:.1f}") if way in table else "not measured"
-        row["L1, weights as they are"] = with_interval(bare["L1"], "{:.1f}") if "L1" in bare else "not measured"
+        row["L1, weights as they are"] = with_interval(bare["L1"].dropna(), "{:.1f}") if "L1" in bare else "not measured"
         lines.append(row)
     return pd.DataFrame(lines)
 
@@ -167,6 +211,26 @@ def rules_table(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["rules", "points lost, not retrained", "points ahead of neither"])
 
 
+def rules_layers_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Return what the first and the last layers of the blocks read and explain, without samplers and with them, corrected."""
+    lines = []
+    for rules, shown in {"correction": "without samplers", "both": "with samplers"}.items():
+        layers = [layers for layers in found[(found.kind == "rules") & (found.rules == rules)].layers]
+        for end, words in {"conv1": "first", "conv2": "last"}.items():
+            read = [layer for network in layers for name, layer in network.items() if name.endswith(end)]
+            if read:
+                mean = {key: np.mean([layer[key] for layer in read]) for key in ("kept", "explained")}
+                lines.append((shown, words, f"{mean['kept']:.0f}", f"{100 * mean['explained']:.0f}"))
+    return pd.DataFrame(lines, columns=["ResNet-20 at 2x", "layer of a block", "channels read, mean", "explained (%), mean"])
+
+
+def published() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the paper's results on VGG-16 beside its rivals', and those on other networks, in its own terms."""
+    head = ["VGG-16: points of top-5 lost, of 89.9 %", "2x", "4x", "5x"]
+    others = ["network and measure", "rate", "points lost before fine-tuning", "after", "rivals, fine-tuned"]
+    return pd.DataFrame(PAPER_VGG, columns=head), pd.DataFrame(PAPER_OTHERS, columns=others)
+
+
 # Claims
 
 
@@ -183,7 +247,7 @@ def papers_claims(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
     return [
         _at_every_rate(found, RESPONSE),
         _at_every_rate(found, FIRST),
-        Claim("max response can be worse than first k on deep layers (check)", f"{' and '.join(list(lines)[-2:])} alone, top-1",
+        Claim("max response can be worse than first k on deep layers*", f"{' and '.join(list(lines)[-2:])} alone, top-1",
               f"first k ahead by {-deep.mean():+.2f} points", evidence.better(-deep, "cifar10"), "0"),
         Claim("shallow layers are more redundant", f"{', '.join(list(lines)[:2])} against {', '.join(list(lines)[-2:])}, top-1",
               f"{shallow_ones.mean():.2f} / {deep_ones.mean():.2f} points lost; at 4x {lost.iloc[0]:.2f} to {lost.iloc[-2]:.2f}",
@@ -192,7 +256,7 @@ def papers_claims(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
               both, evidence.better(rules["neither"] - rules["both"], "cifar10"), "0"),
         Claim("ResNet-56 at 2x loses 1.0 point of top-1", "ResNet-20 at 2x, top-1, correction without samplers",
               f"{loss.mean():.2f} points lost", evidence.verdict(-loss, margin=-1.0), epochs),
-        _against("... and beats the same shape from scratch (91.8, 90.9 %, check)", "ResNet-20 at 2x, top-1, equal epochs",
+        _against("... and beats the same shape from scratch (91.8, 90.9* %)", "ResNet-20 at 2x, top-1, equal epochs",
                  end[LASSO], end[SCRATCH], epochs),
         Claim("VGG-16 at 2x, 4x, 5x loses 0.0, 1.0, 1.7 points of top-5", "ImageNet", "", None),
     ]  # fmt: skip
@@ -202,18 +266,17 @@ def own_claims(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
     """Return what we asked beyond the paper, judged by recorded rows."""
     single = tables.leads(found, LARGEST)[4].groupby("seed").mean()
     cut, end = (tables.accuracies(fair, "vgg-small", 2, column) for column in ("removed", "accuracy"))
-    chosen, rules = tables.not_retrained(found, fair, 2), tables.by_rules(found)
+    chosen = tables.not_retrained(found, fair, 2)
     epochs = f"{fair[fair.method == LASSO].epochs.max():g}"
     return [
+        _against("least squares keeps the network working", "vgg-small at 2x, not retrained: the filters of largest L1 norm, "
+                 "refitted / as they are", chosen[RESPONSE], cut["L1"], "0"),
+        _against("the choice matters, though both are refitted", "vgg-small at 2x, not retrained: LASSO / random",
+                 chosen[LASSO], chosen[RANDOM], "0"),
         Claim("the LASSO beats the largest contribution on single layers", "vgg-small at 4x, mean of the layers",
               f"{single.mean():+.2f} points ahead", evidence.better(single, "cifar10"), "0"),
         _against("... and in the whole network", "vgg-small at 2x, not retrained", cut[LASSO], cut[LARGEST], "0"),
         _against("... and once that is retrained", "vgg-small at 2x, retrained", end[LASSO], end[LARGEST], epochs),
-        _against("the choice matters before retraining, all with least squares", "LASSO / random, vgg-small at 2x",
-                 chosen[LASSO], chosen[RANDOM], "0"),
-        Claim("corrected targets alone help", "ResNet-20 at 2x, without samplers",
-              f"{rules['neither'].mean():.2f} / {rules['correction'].mean():.2f} points lost",
-              evidence.better(rules["neither"] - rules["correction"], "cifar10"), "0"),
     ]  # fmt: skip
 
 

@@ -1,14 +1,14 @@
 """Answers to the exercises of notebook 06: unusual right ones, and plausible wrong ones. Name -> (exercise, answer)."""
 
-WIDTHS = """
-net = env.baseline("vgg-small")
-some = env.splits.train.take(scale.pick(smoke=100, lesson=500, paper=5_000), 0).images
-my_plan, places = {}, scale.pick(smoke=20, lesson=10, paper=10)
-for name, layer in choices.layers_of(net, ["conv2", "conv3", "conv4"], some, places, seed=0).items():
-    w, keep = net.get_submodule(name).weight.detach().flatten(2), 1
-    while least_squares.explained(layer.%s, least_squares.refit(layer.seen, %s)[0]) < 0.9:
-        keep += 1
-    my_plan[name] = keep + %d
+GREEDY = """
+weight, seen = lesson.arena()
+my_channels = []
+while len(my_channels) < 12:
+    errors = {}
+    for i in set(range(64)) - set(my_channels):
+        fitted, _ = least_squares.refit(seen["train"], [*my_channels, i])
+        errors[i] = 1 - least_squares.explained(seen["%s"], fitted)
+    my_channels.append(min(errors, key=errors.get))
 """
 
 RIGHT = {
@@ -38,8 +38,21 @@ def fold_bias(layer, norm):
     layer.bias = None
 """,
     ),
-    "3: counting up": (3, WIDTHS % ("unseen", "paper.choose(layer.seen, w, keep)", 0)),
-    "3: one too many": (3, WIDTHS % ("unseen", "paper.choose(layer.seen, w, keep)", 1)),
+    "3: forward, judged on the validation images": (3, GREEDY % "validation"),
+    "3: the LASSO's choice, improved by exchanges": (
+        3,
+        """
+def _error(channels):
+    return lesson.tournament(channels, "train")
+
+
+my_channels = list(lesson.rivals()[choices.LASSO])
+for place in range(12):
+    others = [i for i in range(64) if i not in my_channels]
+    tried = [[*my_channels[:place], i, *my_channels[place + 1 :]] for i in others] + [my_channels]
+    my_channels = min(tried, key=_error)
+""",
+    ),
 }
 
 WRONG = {
@@ -99,7 +112,21 @@ def fold_bias(layer, norm):
     layer.bias = None
 """,
     ),
-    "3: half of each": (3, "my_plan = dict(conv2=16, conv3=16, conv4=32)"),
-    "3: judged on what it was fitted to, and two spared": (3, WIDTHS % ("seen", "paper.choose(layer.seen, w, keep)", -2)),
-    "3: the first ones": (3, WIDTHS % ("unseen", "range(keep)", 0)),
+    "3: the largest contributions": (3, "my_channels = lesson.rivals()[choices.LARGEST]"),
+    "3: what the LASSO keeps": (3, "my_channels = lesson.rivals()[choices.LASSO]"),
+    "3: forward, by beta alone": (
+        3,
+        """
+weight, seen = lesson.arena()
+gram, products = paper.contributions(seen["train"], weight)
+my_channels = []
+while len(my_channels) < 12:
+    gains = {}
+    for i in sorted(set(range(64)) - set(my_channels)):
+        s = [*my_channels, i]
+        gains[i] = float(products[s] @ torch.linalg.solve(gram[s][:, s], products[s]))
+    my_channels.append(max(gains, key=gains.get))
+""",
+    ),
+    "3: thirteen of them": (3, GREEDY % "train" + "my_channels.append(min(set(range(64)) - set(my_channels)))"),
 }

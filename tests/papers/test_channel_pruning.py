@@ -26,6 +26,7 @@ from course_lib.experiments import channel_choices, equal_budgets, one_shot, res
 from course_lib.experiments import channel_pruning as runs
 from course_lib.experiments import channel_tables as tables
 from course_lib.lessons import channel_evidence as lesson
+from course_lib.lessons import channel_pruning as shown
 from course_lib.papers import channel_pruning as paper
 from course_lib.result import Result
 from course_lib.storage import networks
@@ -890,7 +891,9 @@ def made_up_rows() -> tuple[pd.DataFrame, pd.DataFrame]:
                 at = dict(layer=f"conv{depth}", speedup=speedup, method=method, keep=10, error=loss, shared=9)
                 add(found, loss * speedup / 2 + depth, kind="layer", penalty=1.0, error_before_fit=50.0, **at)
     for rules, loss in dict(neither=8.0, samplers=12.0, correction=7.0, both=11.0).items():
-        add(found, loss, kind="rules", network="resnet-20", rules=rules, method="LASSO")
+        ends = ("conv1", "conv2") if rules in ("samplers", "both") else ("conv2",)
+        layers = {f"stage1.0.{end}": dict(kept=8, explained=0.9) for end in ends}
+        add(found, loss, kind="rules", network="resnet-20", rules=rules, method="LASSO", layers=layers)
     for images, positions in runs.budget("lesson")["samples"]:
         add(found, 5_000 / images, kind="samples", images=images, positions=positions, method="LASSO", ridges=1)
     add(found, 60, kind="samples", images=5_000, positions=1, method=runs.WITHOUT, ridges=0)
@@ -917,7 +920,7 @@ def test_claims_compare_arms_network_by_network():
     assert len(papers) <= 8 and len(own) <= 5 and papers[-1].evidence is None
     effects = [claim.evidence.mean for claim in papers[:-1] + own]
     # at 2x, where the leads are smallest; first k ahead of max response by 1 point at 2x, and so on, 1.5 on average
-    assert effects == pytest.approx([2.0, 1.0, 1.5, 3.0, -3.0, -1.4, 1.6, 1.0, -0.5, -0.1, 11.0, 1.0])
+    assert effects == pytest.approx([2.0, 1.0, 1.5, 3.0, -3.0, -1.4, 1.6, 54.0, 11.0, 1.0, -0.5, -0.1])
     for claim in papers[:-1] + own:
         assert claim.evidence.networks == 3 and claim.evidence.high - claim.evidence.low < 1e-9, claim.claim
 
@@ -927,7 +930,9 @@ def test_tables_say_what_rows_say(monkeypatch):
     monkeypatch.setattr(tables, "compared", lambda scale: fair)
     assert tables.cases(found, "max response") == (15, 15) and tables.cases(found, "first k", "error", "max response") == (0, 15)
     said = lesson.response_at(found, 2)
-    assert "in 0 of 5 layers" in said and "+2.00 (+2.00 to +2.00)" in said and said.endswith("holds.")
+    assert "in 0 of 5 layers;" in said and "+2.00 (+2.00 to +2.00)" in said
+    best = lesson.first_places(found)
+    assert (best.loc["LASSO"] == 5).all() and (best.drop("LASSO") == 0).all(axis=None)
     table, verdicts = lesson.leads_table(found, fair)
     assert len(table) == 3 + 4 and verdicts["vgg-small, 2x, not retrained"].mean == pytest.approx(-0.5)
     assert "holds in 2 of 7 comparisons, does not hold in 4, and is undecided in 1" not in lesson.what_the_lasso_buys(verdicts)
@@ -938,7 +943,8 @@ def test_tables_say_what_rows_say(monkeypatch):
     assert runs.headline(found).lost.tolist() == pytest.approx([1.4, 1.4]) and runs.paper_table(found).networks.tolist() == [3, 3]
     assert "dense" in lesson.retrained_table(fair).arm.tolist() and len(lesson.ridge_table(found)) == 1
     assert set(lesson.fit_table(found).layer) == {f"conv{i}" for i in range(2, 7)}
-    assert len(lesson.single_layers_figure(found, "title").axes) == 10
+    assert len(lesson.single_layers_figure(found, 4).axes) == 2
+    assert lesson.rules_layers_table(found).iloc[:, 1].tolist() == ["last", "first", "last"]
 
 
 def test_without_rows_of_the_comparison_there_is_no_headline(monkeypatch):
@@ -987,3 +993,21 @@ def test_cuda_prunes_the_same(monkeypatch, tmp_path, network, keep, sampled):
     loaded = networks.load(tmp_path / "network", models.build(network))
     for found in (outputs(there.model, images.cuda()).cpu(), outputs(loaded, images)):
         torch.testing.assert_close(found, outputs(here.model, images), atol=2e-2, rtol=2e-2)
+
+
+def test_the_tournament_judges_a_choice_after_the_refit():
+    channels = list(range(0, 36, 3))
+    seen = shown.arena()[1]["train"]
+    columns = [9 * channel + place for channel in channels for place in range(9)]
+    gram, cross = seen.gram.numpy()[np.ix_(columns, columns)], seen.cross.numpy()[columns]
+    left = 1 - (np.linalg.solve(gram, cross) * cross).sum() / seen.power
+    assert shown.tournament(channels, "train") == pytest.approx(100 * left)
+    assert shown.tournament(channels, "test") > 100 * left
+    for wrong in (channels[:-1], [*channels[:-1], channels[0]]):
+        with pytest.raises(ValueError, match="expected 12"):
+            shown.tournament(wrong)
+
+
+def test_the_loop_that_the_notebook_shows_is_whole():
+    text = shown.heart().data
+    assert "for reader, (name, source, keep)" in text and "moments(_pairs(original, pruned" in text and "refit(seen, kept" in text
