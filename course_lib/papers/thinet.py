@@ -151,9 +151,10 @@ def channels_to_keep(contributions: Tensor, keep: int) -> Tensor:
 
 
 def matching_pursuit(contributions: Tensor, keep: int) -> Tensor:
-    """Return the channels to keep, each time the one that explains most of what is left of the output (journal version).
+    """Return the channels to keep by orthogonal matching pursuit, the choice of the journal version.
 
-    Each has its own best factor then, and after each choice all kept channels are refitted together by least squares.
+    Take the channel that, times its own best factor, explains most of what is missing of the output; refit all kept channels
+    together by least squares; repeat. All that it needs is the Gram matrix, which scikit-learn wants for channels of length 1.
 
     Args:
         contributions: (m, C), floating point; the output to explain is the sum of each row.

@@ -86,5 +86,6 @@ def rescale_gently(contributions, targets, strength):
 """,
     ),
     "3: too many operations": (3, "my_keep = dict(conv1=30, conv2=30, conv3=60, conv4=60, conv5=120, conv6=120)"),
+    "3: one share for all layers": (3, "my_keep = dict(conv1=22, conv2=22, conv3=44, conv4=44, conv5=89, conv6=89)"),
     "3: cut where the MACs are": (3, "my_keep = dict(conv1=24, conv2=14, conv3=58, conv4=30, conv5=100, conv6=80)"),
 }

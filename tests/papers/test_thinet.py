@@ -21,11 +21,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from course_lib import activations, cost, data, models, surgery, training
-from course_lib.experiments import channel_sets, comparison, one_shot, rows
+from course_lib.experiments import channel_sets, one_shot, rows
 from course_lib.experiments import thinet as runs
 from course_lib.experiments import thinet_tables as tables
 from course_lib.lessons import thinet as lesson
-from course_lib.lessons import thinet_rows as shown
 from course_lib.papers import channel_pruning
 from course_lib.papers import thinet as paper
 from course_lib.storage import networks
@@ -826,96 +825,6 @@ def test_the_settings_have_names_and_shares_of_their_own(scale):
     grid = runs.grid(scale)
     assert len({setting["name"] for setting in grid}) == len(grid) and {setting["kind"] for setting in grid} == set(runs.KINDS)
     assert all(setting["network"] in runs.SHARES for setting in grid)
-
-
-NETWORKS = 3
-
-
-def made_up_rows() -> pd.DataFrame:
-    """Rows of three networks in no order, which differ by more than their arms do: network s begins with 90 + s percent."""
-    lines = []
-
-    def add(kind: str, **more) -> None:
-        for seed in range(NETWORKS):
-            about = dict(kind=kind, seed=seed, network="vgg-small", dataset="cifar10", baseline=90.0 + seed, question="")
-            lines.append(about | {name: value(seed) if callable(value) else value for name, value in more.items()})
-
-    for (network, shares), (number, method) in itertools.product(runs.SHARES.items(), enumerate(channel_sets.CRITERIA)):
-        for share in shares if network in ("vgg-small", "resnet-20") else ():
-            add("criteria", network=network, method=method, share=share, left=share**2,
-                accuracy=lambda seed, share=share, number=number: 100 * share - 5 * number + 2 * seed)  # fmt: skip
-    for start, lr, schedule in runs.TUNING:
-        harmed = dict(accuracy=lambda seed, lr=lr: 80 + seed - 100 * lr, validation=lambda seed, lr=lr: 81 + seed - 100 * lr)
-        add("tuning", start=start, lr=lr, schedule=schedule, before=lambda seed: 80.0 + seed,
-            validation_before=lambda seed: 81.0 + seed, **harmed)  # fmt: skip
-    for network, layer in (("vgg-small", "conv1"), ("vgg-small", "conv2"), ("resnet-20", "stage1.0.conv1")):
-        for draw in range(2):
-            ratios = {"removed": lambda seed: 1.01 + seed / 10, "grown": lambda seed: 1.03 + seed / 10}
-            more = {"removed, rescaled": 1.02, "forward": 1.01}
-            add("layers", question="greed", network=network, layer=layer, draw=draw, channels=12, keep=6, **ratios, **more)
-            for count, places in itertools.product(runs.PER_CLASS, runs.POSITIONS):
-                add("layers", question="samples", network=network, layer=layer, draw=draw, images=count, positions=places,
-                    lost=0.1 + 1 / (count * places))  # fmt: skip
-    for count in (1, 10, 100):
-        add("images", images=count, draw=0, accuracy=lambda seed, count=count: 60 + 3 * seed - 10 / count)
-    return pd.DataFrame(lines).sample(frac=1, random_state=0)
-
-
-def made_up_comparison() -> pd.DataFrame:
-    """Rows of the comparison: at 2x all arms, at 4x none; each arm loses its own number of points."""
-    lines = []
-    losses = {"ThiNet": 1.5, "L1": 1.0, "APoZ": 2.0, "random": 1.2, "scratch-E": 3.0, "dense": -0.1}
-    for network, (method, loss), seed in itertools.product(("vgg-small", "resnet-20"), losses.items(), range(NETWORKS)):
-        base, whole = 90.0 + seed, method == "dense"
-        arm = dict(kind=comparison.KIND_OF[method], network=network, method=method, seed=seed, dataset="cifar10", scale="lesson")
-        size = dict(rate=1, macs=40) if whole else dict(rate=2, macs=20)
-        figures = dict(baseline=base, accuracy=base - loss, removed=None if whole else 50.0, epochs=20, counted="MACs")
-        lines.append(arm | size | figures)
-    return pd.DataFrame(lines).sample(frac=1, random_state=0)
-
-
-def test_claims_compare_arms_network_by_network():
-    """Networks differ by more than arms do, so differences that were paired wrongly would have an interval."""
-    found, grid = made_up_rows(), made_up_comparison()
-    papers, own = shown.papers_claims(found, grid, lesson.head_sizes()), shown.own_claims(found, grid)
-    assert len(papers) == 8 and papers[-1].evidence is None and papers[6].evidence is True
-    assert papers[5].evidence is None and papers[5].here == shown.MISSING, "4x is not measured in these rows"
-    # criteria are 5 points apart in the order of CRITERIA; the best rival of 2x loses 1.0, at 80 % it is two places behind
-    assert [claim.evidence.mean for claim in papers[:5]] == pytest.approx([-1.5, -1.5, -0.5, 0.3, -0.2])
-    assert [claim.evidence.mean for claim in own] == pytest.approx([10, 5, 0.02, -0.9, 2, -0.1, 1.5])
-    for claim in [*papers[:5], *own]:
-        assert claim.evidence.networks == NETWORKS and claim.evidence.high - claim.evidence.low < 1e-9, claim.claim
-    labels = [claim.evidence.label for claim in papers[:5]]
-    assert labels == ["does not hold here", "holds", "does not hold here", "holds", "does not hold here"]
-
-
-def test_what_was_not_measured_is_told_as_missing_and_what_was_is_told(monkeypatch):
-    grid = made_up_comparison()
-    assert shown.own_schedule(grid).endswith(f"vgg-small: {shown.MISSING}.")
-    own = grid[(grid.method == "ThiNet") & (grid.network == "vgg-small")]
-    own = own.assign(kind="schedule", method="ThiNet, layer by layer", accuracy=own.baseline - 0.5)
-    sentence = shown.own_schedule(pd.concat([grid, own]))
-    assert "+0.50 (+0.50 to +0.50) points lost; one cut by ThiNet with as many epochs: +1.50" in sentence
-    table = shown.retrained_table(grid)
-    assert table.groupby("network").arm.apply(list).tolist() == [[arm for arm in shown.ARMS if arm != "ThiNet, not rescaled"]] * 2
-    ahead = table.set_index(["network", "arm"])["ThiNet ahead by (points)"]
-    assert ahead["vgg-small", "scratch-E"] == "+1.50 (+1.50 to +1.50)" and ahead["vgg-small", "ThiNet"] == "-"
-
-
-def test_tables_and_figures_of_made_up_rows(monkeypatch):
-    found, grid = made_up_rows(), made_up_comparison()
-    monkeypatch.setattr(tables.runner, "recorded", lambda paper: grid)
-    assert runs.headline(found.assign(scale="lesson")).lost.round(6).tolist() == [1.5, 1.5]
-    lines = runs.paper_table(found)
-    assert len(lines) == 36 and set(lines.networks) == {NETWORKS}
-    tuned = shown.tuning_table(found)
-    assert tuned["change, test (points)"].tolist() == [shown.with_interval([-100 * lr] * 3) for _, lr, _ in runs.TUNING]
-    assert shown.leads(found)["rescaling gains (points)"].tolist() == ["+5.0 (+5.0 to +5.0)"] * 6
-    assert shown.images_table(found)["against 10 per class (points)"].tolist()[1:] == ["-", "+0.9 (+0.9 to +0.9)"]
-    assert len(shown.greed_table(found)) == 8
-    for draw in (shown.criteria_figure, shown.greed_figure, shown.samples_figure):
-        fig = draw(found)
-        assert fig.get_suptitle() and all(ax.get_title() for ax in fig.axes[:2])
 
 
 def test_a_loop_that_was_interrupted_ends_as_one_that_was_not(network, splits, monkeypatch, tmp_path):
