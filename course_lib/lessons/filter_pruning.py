@@ -1,185 +1,212 @@
-"""What notebook 04 shows beside its cells: figures and claims of recorded rows."""
+"""What notebook 04 shows beside its live cells: the library's loop, costs, the three complaints, and the paper's own tables."""
 
-import math
-from collections.abc import Callable, Mapping
+import copy
+import dataclasses
+import inspect
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from scipy import stats
+from IPython.display import Markdown
+from torch import Tensor, nn
 
-from course_lib import evidence
-from course_lib.experiments import filter_tables as tables
+from course_lib import cost, data, masks, models, surgery
+from course_lib.data import Split, Splits
 from course_lib.experiments.filter_plans import PAPER
-from course_lib.experiments.points_lost import ahead, arms
-from course_lib.notebook import Claim, plots
-from course_lib.notebook.plots import BLUE, VERMILION
+from course_lib.notebook import plots
+from course_lib.papers import filter_pruning as paper
+from course_lib.papers import weight_pruning
+from course_lib.storage import networks
+from course_lib.training import evaluate
 
-# Orders that the figure shows; the others stand in the table
-DRAWN = ("smallest L1", "random", "largest L1", "mean std", "mean", "variance of L2")
-# Arms of the fair grid that bear on this paper
-ARMS = ("L1", "random", "scratch-E", "scratch-B", "dense")
-SHAPES = (("vgg-small", 2), ("vgg-small", 4), ("resnet-20", 2))  # network, times fewer MACs
+# The paper's plans: filters pruned, and layers left whole; a residual block's first convolution has an even number
+PAPER_PLANS = {
+    "VGG-16-A": ("half of conv1 and of conv8 to conv13", "all others"),
+    "ResNet-56-A": ("10 % of the first layers", "16, 20, 38, 54"),
+    "ResNet-56-B": ("60, 30, 10 % by stage", "16, 18, 20, 34, 38, 54"),
+    "ResNet-110-A": ("50 % in stage 1", "36"),
+    "ResNet-110-B": ("50, 40, 30 % by stage", "36, 38, 74"),
+    "ResNet-34-A, ImageNet": ("30, 30, 30 % in stages 1 to 3", "2, 8, 14, 16, 26, 28, 30, 32"),
+    "ResNet-34-B, ImageNet": ("50, 60, 40 % in stages 1 to 3", "2, 8, 14, 16, 26, 28, 30, 32"),
+    "ResNet-34-C, ImageNet": ("20 % of the sums of stage 3", "all others"),
+}
+# What `filter_plans.PAPER` does not hold: parameters saved in percent, and a plan without a counterpart here
+FEWER_PARAMETERS = {
+    "VGG-16-A": 64.0, "ResNet-56-A": 9.4, "ResNet-56-B": 13.7, "ResNet-110-A": 2.3, "ResNet-110-B": 32.4,
+}  # fmt: skip
+# Liu et al. 2019, tables of filter pruning: accuracy in percent
+LIU = [
+    ("VGG-16-A", 93.41, 93.62, 93.78),
+    ("ResNet-56-A", 92.97, 92.96, 93.09),
+    ("ResNet-56-B", 92.67, 92.54, 93.05),
+    ("ResNet-110-A", 93.14, 93.25, 93.22),
+    ("ResNet-110-B", 92.69, 92.89, 93.60),
+    ("ResNet-34-A, ImageNet", 72.56, 72.77, 73.08),
+    ("ResNet-34-B, ImageNet", 72.29, 72.55, 72.84),
+]
+RESNET_34_C = ("ResNet-34-C, ImageNet", "26.77 -> 27.52", "-", "7.5 %", "-")
+LOAD = (
+    "import sys; from course_lib import models; from course_lib.storage import networks;"
+    "model = networks.load(sys.argv[1], models.build('vgg-small'));"
+    "print(model(models.example_input('vgg-small')).sum().item())"
+)
+EVERY_LAYER = {f"conv{number}": 0.86 for number in range(1, 7)}  # one share for all layers, 73 % of vgg-small's MACs
 
 
-def with_interval(values: pd.Series, form: str = "{:+.2f}") -> str:
-    """Return the mean over networks and its 95 % interval, in words."""
-    if len(values) == 1:
-        return f"{form.format(values.mean())} (one network)"
-    return "{} ({} to {})".format(*(form.format(figure) for figure in evidence.interval(values)))
+def with_zeros(model: nn.Module, share: float) -> nn.Module:
+    """Return a copy in which this share of each layer's weights, the smallest, is zero, as notebook 02 prunes them."""
+    zeros = copy.deepcopy(model)
+    layers = masks.weight_layers(zeros)
+    masks.apply(zeros, {f"{name}.weight": weight_pruning.sparsity_mask(layer.weight, share) for name, layer in layers.items()})
+    return zeros
 
 
-def networks_needed(differences: pd.Series) -> int:
-    """Return how many networks would decide whether a difference is relevant, if all scatter as these few do."""
-    deviation, gap = differences.std(ddof=1), abs(abs(differences.mean()) - evidence.RELEVANT["cifar10"])
-    return next((n for n in range(2, 1000) if stats.t.ppf(0.975, n - 1) * deviation / math.sqrt(n) < gap), 1000)
+def choice() -> Markdown:
+    """Return the loop of `paper.select_filters` as it stands in its source."""
+    source = textwrap.dedent(inspect.getsource(paper.select_filters))
+    start, end = source.index("    for layer in shortcuts"), source.index("    return {layer")
+    return Markdown(
+        f"`course_lib/papers/filter_pruning.py`, in `select_filters`\n```python\n{textwrap.dedent(source[start:end])}```"
+    )
 
 
-def scan_figure(curves: Mapping[str, pd.DataFrame], title: str) -> plt.Figure:
-    """Draw the accuracy against the share pruned: the mean over networks of each layer, and the lowest and highest as a band.
+def norms_figure(model: nn.Module, layers: Sequence[str]) -> plots.plt.Figure:
+    """Draw the sorted L1 norms of each layer's filters over the layer's largest (figure 2a)."""
+    norms = {layer: paper.filter_norms(model.get_submodule(layer).weight) for layer in layers}
+    curves = {layer: (values / values.max()).sort(descending=True).values.tolist() for layer, values in norms.items()}
+    means = {layer: np.mean(curve) for layer, curve in curves.items()}
+    flat, steep = max(means, key=means.get), min(means, key=means.get)
+    return plots.lines(
+        {layer: np.linspace(0, 100, len(curve)) for layer, curve in curves.items()}, curves,
+        title=f"The norms of {flat} are the most alike, those of {steep} the least",
+        xlabel="filters, sorted by norm (%)", ylabel="L1 norm over the layer's largest",
+    )  # fmt: skip
+
+
+def latencies(shapes: Mapping[str, nn.Module], batch: Tensor, *, turns: int, seconds: float) -> dict[str, list[float]]:
+    """Return the milliseconds of each network for one image and for the batch, the least of several turns.
+
+    The networks take turns, so that other work on the machine hits all of them alike.
+    """
+    found = {name: [np.inf, np.inf] for name in shapes}
+    for _ in range(turns):
+        for name, network in shapes.items():
+            times = [1000 * cost.measure(network, images, seconds) for images in (batch[:1], batch)]
+            found[name] = [min(pair) for pair in zip(found[name], times, strict=True)]
+    return found
+
+
+def costs(shapes: Mapping[str, nn.Module], test: Split, times: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+    """Return what each network costs: accuracy, parameters, MACs, bytes and milliseconds.
 
     Args:
-        curves: of `filter_tables.curves`; layers of stages are drawn stage by stage.
-        title: the finding.
+        shapes: name -> network.
+        test: what the accuracy is measured on.
+        times: from `latencies`.
     """
-    stages = sorted({layer.split(".")[0] for layer in curves}) if any("." in layer for layer in curves) else [""]
-    fig, axes = plt.subplots(1, len(stages), figsize=(7.0, 3.6), sharey=True, squeeze=False)
-    for stage, ax in zip(stages, axes[0], strict=True):
-        layers = [layer for layer in curves if layer.startswith(stage)]
-        for layer, marker, colour in zip(layers, plots.MARKERS, plots.COLOURS, strict=False):
-            curve, whole_sum = curves[layer], "shortcut" in layer
-            label = "sum" if whole_sum else f"{layer[5:8]}, first layer" if stage else layer
-            shares = 100 * curve.index.to_numpy()
-            ax.plot(shares, curve.mean(axis=1), marker=marker, ls="--" if whole_sum else "-", color=colour, label=label)
-            ax.fill_between(shares, curve.min(axis=1), curve.max(axis=1), color=colour, alpha=0.15, linewidth=0)
-        ax.set(title=stage.replace("stage", "stage "), xlabel="filters pruned in one layer (%)")
-        ax.legend(fontsize=7.5)
-    axes[0, 0].set_ylabel("accuracy (%), validation images")
-    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
-    return fig
+    lines = []
+    for name, network in shapes.items():
+        macs = int(cost.count(network, test.images[:1]).MACs.sum())
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        accuracy = f"{100 * evaluate(network, test):.2f} %"
+        figures = accuracy, f"{parameters:,}", f"{macs / 1e6:.1f} M", f"{cost.bytes_on_disk(network) / 1000:,.0f} kB"
+        lines.append((name, *figures, *(f"{ms:.2f}" for ms in times[name])))
+    columns = ["network", "test accuracy", "parameters", "MACs", "file", "ms, 1 image", "ms, batch"]
+    return pd.DataFrame(lines, columns=columns)
 
 
-def orders_figure(accuracies: pd.DataFrame, title: str) -> plt.Figure:
-    """Draw the accuracy against the share pruned in one layer, a curve with its 95 % interval per order of `over_layers`."""
-    means = {order: [evidence.interval(row) for _, row in accuracies.loc[order].iterrows()] for order in DRAWN}
-    ends = {order: tuple(np.clip(np.transpose(values)[1:], 0, 100)) for order, values in means.items()}
-    fig = plots.lines(
-        100 * accuracies.loc[DRAWN[0]].index.to_numpy(), {order: np.transpose(values)[0] for order, values in means.items()},
-        title=title, xlabel="filters pruned in one layer (%)", ylabel="accuracy (%), mean over the layers", spread=ends,
-    )  # fmt: skip
-    fig.axes[0].set_ylim(0, 100)
-    return fig
+def complaints(dense: nn.Module, narrow: nn.Module, times: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+    """Return the three complaints about pruned networks, measured: the file, the time, and loading it in a fresh process.
+
+    Args:
+        dense: a vgg-small.
+        narrow: the same after surgery.
+        times: 'dense' and 'narrow' -> milliseconds for one image and for a batch.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{name}.safetensors" for name in ("dense", "narrow")]
+        for path, network in zip(paths, (dense, narrow), strict=True):
+            networks.save(network, path)
+        sizes = [path.stat().st_size for path in paths]
+        there = float(subprocess.run([sys.executable, "-c", LOAD, paths[1]], capture_output=True, text=True, check=True).stdout)
+    image = models.example_input("vgg-small").to(next(narrow.parameters()).device)
+    here = narrow(image).sum().item()
+    if abs(there - here) > 1e-4:
+        raise ValueError(f"the scores add up to {there} in a fresh process and to {here} here")
+    lines = [
+        ("Is the file smaller?", *(f"{size / 1000:,.0f} kB" for size in sizes)),
+        ("Is the network faster? (a batch)", *(f"{times[name][1]:.0f} ms" for name in ("dense", "narrow"))),
+        ("Can it be loaded? (sum of the ten scores)", f"{here:.6f} here", f"{there:.6f} in a fresh process"),
+    ]
+    return pd.DataFrame(lines, columns=["", "all filters", "half of the filters"])
 
 
-def orders_table(accuracies: pd.DataFrame) -> pd.DataFrame:
-    """Return `over_layers` in words: an order per line, with the mean over networks and its 95 % interval at each share."""
-    words = accuracies.apply(lambda row: with_interval(row, "{:.1f}"), axis=1).unstack("share")
-    words = words.loc[accuracies.mean(axis=1).groupby("order").mean().sort_values(ascending=False).index]
-    return words.rename(columns="{:.0%} pruned".format).reset_index(names="accuracy (%)")
+def tied_layers(model: nn.Module, layers: Sequence[str], image: Tensor) -> pd.DataFrame:
+    """Return which layers lose filters together with each of `layers`, and which lose input channels."""
+    tied, lines = surgery.couplings(model, image), []
+    for layer in layers:
+        others = sorted(set(tied[layer].producers) - {layer}) or ["nothing else"]
+        lines.append((layer, ", ".join(others), ", ".join(sorted(tied[layer].consumers))))
+    return pd.DataFrame(lines, columns=["to cut", "is cut with it", "lose input channels"])
 
 
-def retrained_figure(fair: pd.DataFrame, title: str) -> plt.Figure:
-    """Draw the points lost by L1 and by random filters, network by network, before and after retraining on equal terms."""
-    lines = arms(fair)
-    fig, axes = plt.subplots(1, 2, figsize=(7.0, 3.4))
-    for ax, column, when in zip(axes, ("lost_at_once", "lost"), ("not retrained", "after retraining"), strict=True):
-        for place, (network, rate) in enumerate(SHAPES):
-            here = lines[(lines.network == network) & (lines.rate == rate)]
-            for shift, method, colour in ((-0.15, "L1", BLUE), (0.15, "random", VERMILION)):
-                values = here[here.method == method][column]
-                ax.scatter([place + shift] * len(values), values, s=22, color=colour, label=method if not place else None)
-                ax.plot([place + shift - 0.1, place + shift + 0.1], [values.mean()] * 2, color=colour)
-        ax.set_xticks(range(len(SHAPES)), [f"{network}\n{rate}x" for network, rate in SHAPES])
-        ax.set(title=when, ylabel="points of test accuracy lost", ylim=(0, None))
-    axes[1].legend()
-    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
-    return fig
+def paper_plans() -> pd.DataFrame:
+    """Return which filters each of the paper's plans prunes, and which layers it leaves whole."""
+    lines = [(name, *plan) for name, plan in PAPER_PLANS.items()]
+    return pd.DataFrame(lines, columns=["plan", "filters pruned", "layers left whole"])
 
 
-def retrained_table(fair: pd.DataFrame) -> pd.DataFrame:
-    """Return what the arms of the fair grid lose: a line per shape and arm, the mean over networks with the 95 % interval."""
-    lines, table = arms(fair), []
-    for network, rate in SHAPES:
-        for method in ARMS:
-            group = lines[(lines.network == network) & (lines.rate == rate) & (lines.method == method)]
-            if len(group):
-                at_once = f"{group.lost_at_once.mean():.1f}" if group.lost_at_once.notna().all() else "-"
-                about = (network, f"{rate}x" if method != "dense" else "1x", method, f"{group.epochs.mean():g}")
-                table.append((*about, at_once, with_interval(group.lost), str(group.seed.nunique())))
-    columns = ["network", "fewer MACs", "arm", "epochs", "points lost, not retrained", "points lost in the end", "networks"]
-    return pd.DataFrame(table, columns=columns).drop_duplicates()  # the dense network is the same for each shape
+def paper_results() -> pd.DataFrame:
+    """Return the paper's tables 1 and 2: top-1 errors before and after, from scratch, and what each plan saves."""
+    lines = []
+    for (network, plan), found in PAPER.items():
+        first, _, rest = network.partition(",")
+        name = f"{first}-{plan}" + (f",{rest}" if rest else "")
+        scratch = f"{found.scratch:.2f}" if found.scratch else "-"
+        parameters = f"{FEWER_PARAMETERS[name]} %" if name in FEWER_PARAMETERS else "-"
+        lines.append((name, f"{found.dense:.2f} -> {found.pruned:.2f}", scratch, f"{found.fewer_macs} %", parameters))
+    columns = ["plan", "top-1 error (%)", "from scratch (%)", "fewer FLOPs", "fewer parameters"]
+    return pd.DataFrame([*lines, RESNET_34_C], columns=columns)
 
 
-def papers_claims(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
-    """Return the paper's claims, judged by recorded rows: its own, and the fair grid's where something is retrained."""
-    alone, choices = tables.over_layers(found), tables.strategies(found).loc["resnet-20"]
-    won = tables.layers_won(found, "smallest L1", "random")
-    most = choices.index.get_level_values("share").max()
-    greedy, independent = (choices.xs(most, level="share")[name] for name in ("greedy", "independent"))
-    flat = tables.agreement(found, "vgg-small", "flatness")
-    where = "one layer of vgg-small, not retrained"
-    return [
-        _headline(found),
-        Claim("the smallest are a better choice than random ones in most layers (figure 8)",
-              f"{where}: layers of 6 beyond 3, mean over the shares",
-              f"in {won.to_numpy().mean():.1f} of 6 layers", evidence.verdict(won.mean() - 3), "0"),
-        _against("removing the largest first is worst (figure 8)", f"random / largest L1, {where}",
-                 alone.loc["random"].mean(), alone.loc["largest L1"].mean(), "0"),
-        _against("the std of maps falls behind L1 beyond 60 % (figure 9)", f"L1 / mean std, {where}, 90 %",
-                 alone.loc[("smallest L1", 0.9)], alone.loc[("mean std", 0.9)], "0"),
-        _against("greedy beats independent where much is pruned (section 3.3)",
-                 f"greedy / independent, resnet-20, {most:.0%} of every layer, not retrained", greedy, independent, "0"),
-        Claim("layers with flat norms are sensitive (section 3.2)", "vgg-small, rank correlation of flatness and points lost",
-              f"{flat.mean():.2f} over 6 layers", evidence.verdict(flat), "0"),
-        _retrained(fair, "old weights beat random ones (VGG-16-A: 6.60 against 6.88 %)", "vgg-small", 2, "L1", "scratch-E"),
-        _retrained(fair, "the same (ResNet-56-B: 6.94 against 8.69 %)", "resnet-20", 2, "L1", "scratch-E"),
-    ]  # fmt: skip
+def liu() -> pd.DataFrame:
+    """Return what Liu et al. (2019) measured for the paper's plans: accuracies after fine-tuning and from scratch."""
+    return pd.DataFrame(LIU, columns=["plan", "fine-tuned", "scratch-E, equal epochs", "scratch-B, equal MACs"])
 
 
-def own_claims(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
-    """Return what we asked beyond the paper, judged by recorded rows."""
-    adds = tables.agreement(found, "resnet-20", "branches")
-    lossless = arms(fair)
-    lossless = lossless[(lossless.network == "vgg-small") & (lossless.rate == 2) & (lossless.method == "L1")]
-    return [
-        *(_retrained(fair, "once retrained, random filters are as good as L1", network, rate, "random", "L1", evidence.no_worse)
-          for network, rate in SHAPES),
-        Claim("half of the MACs go at no loss", "L1 / the trained network, vgg-small, 2x",
-              f"{lossless.accuracy.mean():.2f} / {lossless.baseline.mean():.2f} % right",
-              evidence.no_worse(-lossless.lost, "cifar10"), f"{lossless.epochs.mean():g}"),
-        Claim("a block is sensitive where its branch adds much", "resnet-20, rank correlation of both over the blocks",
-              f"{adds.mean():.2f} over 9 blocks", evidence.verdict(adds), "0"),
-    ]  # fmt: skip
+def fewer(splits: Splits, train: int) -> Splits:
+    """Return the data with this many training images, and as many test images at most."""
+    return dataclasses.replace(splits, train=splits.train.take(train), test=splits.test.take(min(train, len(splits.test.labels))))
 
 
-def _headline(found: pd.DataFrame) -> Claim:
-    """The paper's first result, by its own retraining; not tested where it has not been run."""
-    lines, published = found[(found.kind == "as published") & (found.network == "vgg-small")], PAPER["VGG-16", "A"]
-    claim = f"VGG: {published.fewer_macs} % fewer MACs at no loss ({published.dense:.2f} -> {published.pruned:.2f} %)"
-    if lines.empty:
-        return Claim(claim, "VGG-16-A, constant rate of 0.001", "-", None)
-    fewer = 100 * (1 - lines.macs / lines.dense_macs).mean()
-    here = f"{lines.baseline.mean():.2f} -> {lines.accuracy.mean():.2f} % right at {fewer:.1f} % fewer"
-    lossless = evidence.no_worse(lines.accuracy - lines.baseline, "cifar10")
-    return Claim(claim, "vgg-small-A, constant rate of 0.001", here, lossless, f"{lines.epochs.max():g}")
+@cache
+def arena() -> tuple[nn.Module, Split, Split]:
+    """Return what the tournament is played on: vgg-small for the embedded photographs with digits, and images of it."""
+    splits = data.load("mnist-m")
+    return models.pretrained("vgg-small", "mnist-m"), splits.validation.take(500), splits.test.take(500)
 
 
-def _retrained(
-    fair: pd.DataFrame, claim: str, network: str, rate: int, first: str, second: str, test: Callable = evidence.better
-) -> Claim:
-    """A claim about two arms of the fair grid, at equal widths and epochs."""
-    difference, lines = ahead(fair, first, second).loc[(network, rate)].dropna(), arms(fair)
-    lines = lines[(lines.network == network) & (lines.rate == rate) & lines.seed.isin(difference.index)]
-    lines = lines[lines.method.isin((first, second))]
-    ends = lines.groupby("method").accuracy.mean()
-    here = f"{ends[first]:.2f} / {ends[second]:.2f} % right"
-    measured = f"{first} / {second}, {network}, {rate}x fewer MACs"
-    return Claim(claim, measured, here, test(difference, "cifar10"), f"{lines.epochs.mean():g}")
+@cache
+def _start(split: str) -> tuple[float, float]:
+    model, *splits = arena()
+    return 100 * evaluate(model, splits[split == "test"]), float(cost.count(model, models.example_input("vgg-small")).MACs.sum())
 
 
-def _against(
-    claim: str, measured: str, first: pd.Series, second: pd.Series, epochs: str, test: Callable = evidence.better
-) -> Claim:
-    """A claim about the accuracies of two arms, each by network."""
-    here = f"{first.mean():.2f} / {second.mean():.2f} % right"
-    return Claim(claim, measured, here, test(first - second, "cifar10"), epochs)
+def tournament(plan: Mapping[str, float], split: str = "validation") -> tuple[float, float]:
+    """Return the share of MACs that a plan leaves in the arena, and the points of accuracy that it loses, not retrained.
+
+    Args:
+        plan: layer -> share of its filters that stay; the smallest L1 norms are removed.
+        split: 'validation' or 'test'.
+    """
+    model, *splits = arena()
+    accuracy, macs = _start(split)
+    narrow = paper.prune(model, None, dict(plan)).model
+    left = float(cost.count(narrow, models.example_input("vgg-small")).MACs.sum())
+    return left / macs, accuracy - 100 * evaluate(narrow, splits[split == "test"])

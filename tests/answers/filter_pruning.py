@@ -21,19 +21,7 @@ def most_distinct(weight, keep):
     return sorted(order[:count])
 """,
     ),
-    "3: one after the other": (
-        3,
-        """
-def uniform_plan(model, image, budget):
-    whole = cost.count(model, image).MACs.sum()
-    for percent in range(100, 4, -1):
-        plan = {layer: percent / 100 for layer in paper.prunable_layers(model, image)}
-        narrow = surgery.narrow(model, paper.select_filters(model, plan, example_input=image), image)
-        if cost.count(narrow, image).MACs.sum() <= budget * whole:
-            return plan
-    raise ValueError("budget")
-""",
-    ),
+    "3: another plan": (3, "my_plan = dict(conv1=0.65, conv2=0.7, conv4=0.8)"),
 }
 
 WRONG = {
@@ -105,64 +93,16 @@ def most_distinct(weight, keep):
     return keeping.strongest((flat - flat.mean(0)).norm(dim=1), keep)
 """,
     ),
-    "3: the share that stays is the budget": (
-        3,
+    "2: in the order of their distances": (
+        2,
         """
-def uniform_plan(model, image, budget):
-    if budget < 0.01:
-        raise ValueError("budget")
-    return dict.fromkeys(paper.prunable_layers(model, image), round(budget, 2))
+def most_distinct(weight, keep):
+    flat = weight.detach().double().flatten(1)
+    return torch.cdist(flat, flat).sum(1).topk(max(1, int(len(flat) * keep + 1e-9))).indices
 """,
     ),
-    "3: MACs fall with the square of the width": (
-        3,
-        """
-def uniform_plan(model, image, budget):
-    if budget < 0.01:
-        raise ValueError("budget")
-    return dict.fromkeys(paper.prunable_layers(model, image), int(100 * budget**0.5) / 100)
-""",
-    ),
-    "3: parameters counted instead of MACs": (
-        3,
-        """
-def uniform_plan(model, image, budget):
-    layers = paper.prunable_layers(model, image)
-    whole = cost.count(model, image).weights.sum()
-    for percent in range(100, 4, -1):
-        plan = dict.fromkeys(layers, percent / 100)
-        narrow = surgery.narrow(model, paper.select_filters(model, plan, example_input=image), image)
-        if cost.count(narrow, image).weights.sum() <= budget * whole:
-            return plan
-    raise ValueError("budget")
-""",
-    ),
-    "3: the output layer forgotten": (
-        3,
-        """
-def uniform_plan(model, image, budget):
-    layers = paper.prunable_layers(model, image)
-    whole = cost.count(model, image).loc[layers].MACs.sum()
-    for percent in range(100, 4, -1):
-        plan = dict.fromkeys(layers, percent / 100)
-        narrow = surgery.narrow(model, paper.select_filters(model, plan, example_input=image), image)
-        if cost.count(narrow, image).loc[layers].MACs.sum() <= budget * whole:
-            return plan
-    raise ValueError("budget")
-""",
-    ),
-    "3: the first layer is left out": (
-        3,
-        """
-def uniform_plan(model, image, budget):
-    layers = paper.prunable_layers(model, image)[1:]
-    whole = cost.count(model, image).MACs.sum()
-    for percent in range(100, 4, -1):
-        plan = dict.fromkeys(layers, percent / 100)
-        narrow = surgery.narrow(model, paper.select_filters(model, plan, example_input=image), image)
-        if cost.count(narrow, image).MACs.sum() <= budget * whole:
-            return plan
-    raise ValueError("budget")
-""",
-    ),
+    "3: one share for all layers": (3, "my_plan = dict(lesson.EVERY_LAYER)"),
+    "3: over the budget": (3, "my_plan = dict(conv1=0.7)"),
+    "3: the shares that are pruned": (3, "my_plan = dict(conv1=0.3, conv2=0.3, conv4=0.2)"),
+    "3: the last layers, as in the paper's plan A": (3, "my_plan = dict(conv1=0.7, conv5=0.8, conv6=0.7)"),
 }

@@ -12,7 +12,8 @@ from course_lib.experiments import filter_pruning as experiments
 from course_lib.experiments import filter_tables as tables
 from course_lib.experiments import rows
 from course_lib.experiments.filter_plans import PLANS
-from course_lib.lessons import filter_pruning as lesson
+from course_lib.lessons import filter_claims as judged
+from course_lib.lessons import filter_rows as shown
 
 pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
 
@@ -191,20 +192,24 @@ def fair() -> pd.DataFrame:
     found = [
         dict(kind=kinds[arm], network=network, rate=1 if arm == "dense" else rate, method=arm, counted="MACs", seed=seed,
              epochs=20, baseline=91.0, removed=None if arm in ("dense", "scratch-E") else 15.0, accuracy=91.0 - loss)
-        for network, rate in lesson.SHAPES for arm, losses in arms.items() for seed, loss in enumerate(losses)
+        for network, rate in shown.SHAPES for arm, losses in arms.items() for seed, loss in enumerate(losses)
         if not (arm == "dense" and rate == 4)
     ]  # fmt: skip
     return pd.DataFrame(found)
 
 
 def test_claims_are_judged_by_rows():
-    papers = {claim.claim.split(" (")[0]: claim for claim in lesson.papers_claims(recorded(), fair())}
+    papers = {claim.claim.split(" (")[0]: claim for claim in judged.papers(recorded(), fair())}
     assert len(papers) == 8 and papers["VGG: 34.2 % fewer MACs at no loss"].evidence is None
     labels = {name: claim.evidence.label for name, claim in papers.items() if claim.evidence is not None}
-    assert labels["old weights beat random ones"] == "holds" == labels["removing the largest first is worst"]
+    assert (
+        labels["inherited weights beat random ones"]
+        == "holds"
+        == labels["of smallest, random and largest first, largest is worst"]
+    )
     assert labels["greedy beats independent where much is pruned"] == "holds"
-    assert papers["old weights beat random ones"].epochs == "20"
-    own = lesson.own_claims(recorded(), fair())
+    assert papers["inherited weights beat random ones"].epochs == "20"
+    own = judged.own(recorded(), fair())
     assert len(own) == 5 and [claim.evidence.label for claim in own[:3]] == ["undecided here"] * 3
     assert own[0].evidence.mean == pytest.approx(-0.0333, abs=1e-3)
 
@@ -212,8 +217,29 @@ def test_claims_are_judged_by_rows():
 def test_a_network_that_an_arm_lacks_takes_no_part():
     found = fair()
     found = found[~((found.rate == 4) & (found.method == "random") & (found.seed == 2))]
-    claim = lesson.own_claims(recorded(), found)[1]
-    assert claim.evidence.networks == 2 and claim.here == "89.85 / 89.95 % right"
+    claim = judged.own(recorded(), found)[1]
+    assert claim.evidence.networks == 2 and claim.here == "89.85 and 89.95 % right"
+
+
+def test_a_shape_whose_arms_are_missing_is_left_out():
+    found = fair()
+    found = found[~((found.rate == 4) & (found.method == "random"))]
+    own = judged.own(recorded(), found)
+    assert len(own) == 4 and "vgg-small, 4x" not in " ".join(claim.measured for claim in own)
+    assert [shape[:2] for shape in shown.both_measured(found, "L1", "random")] == [("vgg-small", 2), ("resnet-20", 2)]
+    assert not list(shown.both_measured(found, "L1", "scratch-B"))
+
+
+def test_the_schedules_stand_beside_each_other():
+    found = fair().assign(lr=0.03)
+    table = shown.schedules(recorded(), found).set_index("plan")
+    assert list(table.index) == ["paper: VGG-16-A", "grid: vgg-small", "grid: resnet-20"]  # nothing is run as published yet
+    assert table["points lost"].tolist() == ["-0.15", "+1.10 (+0.85 to +1.35)", "+1.10 (+0.85 to +1.35)"]
+    assert table.loc["grid: resnet-20", "learning rate"] == "rises to 0.03, falls to 0"
+
+
+def test_points_lost_with_half_of_a_layer_are_sorted():
+    assert shown.at_half(tables.curves(recorded(), "vgg-small")).to_dict() == {"conv1": 10.0, "conv2": 20.0}
 
 
 def test_the_table_of_the_paper_stands_beside_our_rows():
@@ -229,4 +255,4 @@ def test_the_table_of_the_paper_stands_beside_our_rows():
     line = tables.paper_table(found).set_index("paper").loc["VGG-16-A"]
     assert line["fewer MACs, here"] == "40.0 %" and line["points lost, here"] == "+1.10 (+0.85 to +1.35)"
     assert tables.headline(found).rate.tolist() == [pytest.approx(1 / 0.6)]
-    assert lesson.papers_claims(found, fair())[0].evidence.label == "does not hold here"
+    assert judged.papers(found, fair())[0].evidence.label == "does not hold here"

@@ -1,0 +1,87 @@
+"""The claims of notebook 04, judged by recorded rows: the paper's own, and what we asked beyond it."""
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from course_lib import evidence
+from course_lib.experiments import filter_tables as tables
+from course_lib.experiments.filter_plans import PAPER
+from course_lib.experiments.points_lost import ahead, arms
+from course_lib.lessons.filter_rows import both_measured
+from course_lib.notebook import Claim
+
+ALONE = "one layer of vgg-small, not retrained"
+
+
+def papers(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
+    """Return the paper's claims: judged by this notebook's rows, and by the fair grid's where networks are retrained."""
+    alone, choices = tables.over_layers(found), tables.strategies(found).loc["resnet-20"]
+    smallest, random, largest = (alone.loc[order] for order in ("smallest L1", "random", "largest L1"))
+    won = tables.layers_won(found, "smallest L1", "random")
+    most = choices.index.get_level_values("share").max()
+    greedy, independent = (choices.xs(most, level="share")[name] for name in ("greedy", "independent"))
+    flat = tables.agreement(found, "vgg-small", "flatness")
+    return [
+        _headline(found),
+        Claim("smallest first beats random in most layers (figure 8)", f"{ALONE}: layers of 6 beyond 3, mean of the shares",
+              f"in {won.to_numpy().mean():.1f} of 6 layers", evidence.verdict(won.mean() - 3), "0"),
+        _against("of smallest, random and largest first, largest is worst (figure 8)", f"the worse other and largest, {ALONE}",
+                 pd.concat([smallest.mean(), random.mean()], axis=1).min(axis=1), largest.mean()),
+        _against("the std of maps falls behind L1 beyond 60 % (figure 9)", f"L1 and mean std, {ALONE}, 90 %",
+                 alone.loc[("smallest L1", 0.9)], alone.loc[("mean std", 0.9)]),
+        _against("greedy beats independent where much is pruned (section 3.3)",
+                 f"greedy and independent, resnet-20, {most:.0%} of every layer, not retrained", greedy, independent),
+        Claim("layers with alike norms are sensitive (section 3.2)", "vgg-small, rank correlation of flatness and points lost",
+              f"{flat.mean():.2f} over 6 layers", evidence.verdict(flat), "0"),
+        _retrained(fair, "inherited weights beat random ones (VGG-16-A: 6.60 against 6.88 % error)",
+                   "vgg-small", 2, "L1", "scratch-E"),
+        _retrained(fair, "the same (ResNet-56-B: 6.94 against 8.69 % error)", "resnet-20", 2, "L1", "scratch-E"),
+    ]  # fmt: skip
+
+
+def own(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
+    """Return what we asked beyond the paper; a shape whose arms have not been measured is left out."""
+    adds = tables.agreement(found, "resnet-20", "branches")
+    half = arms(fair)
+    half = half[(half.network == "vgg-small") & (half.rate == 2) & (half.method == "L1")]
+    return [
+        *(_retrained(fair, "once retrained, random filters are as good as L1", network, rate, "random", "L1", evidence.no_worse)
+          for network, rate, _ in both_measured(fair, "random", "L1")),
+        Claim("half of the MACs cost nothing", "L1 and the trained network, vgg-small, 2x fewer MACs",
+              f"{half.accuracy.mean():.2f} and {half.baseline.mean():.2f} % right",
+              evidence.no_worse(-half.lost, "cifar10"), f"{half.epochs.mean():g}"),
+        Claim("a block is sensitive where its branch adds much", "resnet-20, rank correlation of both over the blocks",
+              f"{adds.mean():.2f} over 9 blocks", evidence.verdict(adds), "0"),
+    ]  # fmt: skip
+
+
+def _headline(found: pd.DataFrame) -> Claim:
+    """The paper's first result, by its own retraining; not tested where it has not been run."""
+    lines, published = found[(found.kind == "as published") & (found.network == "vgg-small")], PAPER["VGG-16", "A"]
+    claim = f"VGG: {published.fewer_macs} % fewer MACs at no loss ({published.dense:.2f} -> {published.pruned:.2f} % error)"
+    if lines.empty:
+        return Claim(claim, "VGG-16-A, constant rate of 0.001", "-", None)
+    fewer = 100 * (1 - lines.macs / lines.dense_macs).mean()
+    here = f"{lines.baseline.mean():.2f} -> {lines.accuracy.mean():.2f} % right at {fewer:.1f} % fewer"
+    lossless = evidence.no_worse(lines.accuracy - lines.baseline, "cifar10")
+    return Claim(claim, "vgg-small-A, constant rate of 0.001", here, lossless, f"{lines.epochs.max():g}")
+
+
+def _retrained(
+    fair: pd.DataFrame, claim: str, network: str, rate: int, first: str, second: str, test: Callable = evidence.better
+) -> Claim:
+    """A claim about two arms of the fair grid, at equal widths and epochs."""
+    difference, lines = ahead(fair, first, second).loc[(network, rate)].dropna(), arms(fair)
+    lines = lines[(lines.network == network) & (lines.rate == rate) & lines.seed.isin(difference.index)]
+    lines = lines[lines.method.isin((first, second))]
+    ends = lines.groupby("method").accuracy.mean()
+    here = f"{ends[first]:.2f} and {ends[second]:.2f} % right"
+    measured = f"{first} and {second}, {network}, {rate}x fewer MACs"
+    return Claim(claim, measured, here, test(difference, "cifar10"), f"{lines.epochs.mean():g}")
+
+
+def _against(claim: str, measured: str, first: pd.Series, second: pd.Series) -> Claim:
+    """A claim about the accuracies of two arms that are not retrained, each by network."""
+    here = f"{first.mean():.2f} and {second.mean():.2f} % right"
+    return Claim(claim, measured, here, evidence.better(first - second, "cifar10"), "0")

@@ -1,0 +1,185 @@
+"""What notebook 04 shows of recorded rows: the scan, the orders of removal, and what is left of them after retraining."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from course_lib import evidence
+from course_lib.experiments import filter_tables as tables
+from course_lib.experiments.filter_plans import PAPER
+from course_lib.experiments.points_lost import ahead, arms
+from course_lib.notebook import plots
+from course_lib.notebook.plots import BLUE, VERMILION
+
+# Orders that the figure shows; the others stand in the table
+DRAWN = ("smallest L1", "random", "largest L1", "mean std", "mean", "variance of L2")
+# Arms of the fair grid that bear on this paper
+ARMS = ("L1", "random", "scratch-E", "scratch-B", "dense")
+SHAPES = (("vgg-small", 2), ("vgg-small", 4), ("resnet-20", 2))  # network, times fewer MACs
+
+
+def with_interval(values: Iterable[float], form: str = "{:+.2f}") -> str:
+    """Return the mean over networks and its 95 % interval, in words."""
+    values = list(values)
+    if len(values) == 1:
+        return f"{form.format(values[0])} (one network)"
+    return "{} ({} to {})".format(*(form.format(figure) for figure in evidence.interval(values)))
+
+
+def networks_needed(differences: pd.Series) -> int:
+    """Return how many networks would decide whether a difference is relevant, if all scatter as these few do."""
+    deviation, gap = differences.std(ddof=1), abs(abs(differences.mean()) - evidence.RELEVANT["cifar10"])
+    return next((n for n in range(2, 1000) if stats.t.ppf(0.975, n - 1) * deviation / math.sqrt(n) < gap), 1000)
+
+
+def measured_on(found: pd.DataFrame) -> str:
+    """Return where rows come from: how many, of which networks, on which machines, by which command."""
+    devices = ", ".join(sorted(set(found.device)))
+    networks = f"{len(found)} rows of {found.seed.nunique()} trained networks, {found.dataset.iloc[0]}, {found.date.max()}"
+    return f"{networks}, on {devices}: {found.command.iloc[0]}"
+
+
+def at_half(curves: Mapping[str, pd.DataFrame]) -> pd.Series:
+    """Return the points lost with half of a layer's filters removed, a layer each, the least first; means over networks."""
+    return pd.Series({layer: (curve.iloc[0] - curve.loc[0.5]).mean() for layer, curve in curves.items()}).sort_values()
+
+
+def scan_figure(curves: Mapping[str, pd.DataFrame], title: str) -> plt.Figure:
+    """Draw the accuracy against the share pruned: the mean over networks of each layer, and the lowest and highest as a band.
+
+    Args:
+        curves: of `filter_tables.curves`; layers of stages are drawn stage below stage.
+        title: the finding.
+    """
+    stages = sorted({layer.split(".")[0] for layer in curves}) if any("." in layer for layer in curves) else [""]
+    size = (plots.WIDTH, 4.2 if len(stages) == 1 else 2.9 * len(stages))
+    fig, axes = plt.subplots(len(stages), 1, figsize=size, sharex=True, squeeze=False)
+    for stage, ax in zip(stages, axes[:, 0], strict=True):
+        layers = [layer for layer in curves if layer.startswith(stage)]
+        for layer, marker, colour in zip(layers, plots.MARKERS, plots.COLOURS, strict=False):
+            curve, whole_sum = curves[layer], "shortcut" in layer
+            label = "the sum" if whole_sum else f"block {layer[7]}, conv1" if stage else layer
+            shares = 100 * curve.index.to_numpy()
+            ax.plot(shares, curve.mean(axis=1), marker=marker, ls="--" if whole_sum else "-", color=colour, label=label)
+            ax.fill_between(shares, curve.min(axis=1), curve.max(axis=1), color=colour, alpha=0.15, linewidth=0)
+        ax.set(title=stage.replace("stage", "stage "), ylabel="accuracy (%)", ylim=(0, 100))
+        ax.legend(loc="lower left")
+    axes[-1, 0].set_xlabel("filters pruned in one layer (%)")
+    fig.suptitle(title, x=0.01, ha="left")
+    return fig
+
+
+def branches_figure(found: pd.DataFrame, title: str) -> plt.Figure:
+    """Draw the points that each block of ResNet-20 loses against how much its branch adds, network by network."""
+    adds = pd.DataFrame({row.seed: row.branches for row in found.itertuples() if row.name == "scan resnet-20"})
+    lost = tables.points_lost(found, "resnet-20").rename(lambda layer: layer.removesuffix(".conv1")).loc[adds.index]
+    fig, ax = plt.subplots(figsize=(plots.WIDTH, 3.6))
+    for seed, marker in zip(adds, plots.MARKERS, strict=False):
+        ax.scatter(adds[seed], lost[seed], marker=marker, label=f"network {seed}")
+    ax.set(title=title, xlabel="standard deviation of what the branch adds", ylabel="points lost, mean over the shares")
+    ax.legend()
+    return fig
+
+
+def orders_figure(accuracies: pd.DataFrame, title: str) -> plt.Figure:
+    """Draw the accuracy against the share pruned in one layer, a curve with its 95 % interval per order of `over_layers`."""
+    means = {order: [evidence.interval(row) for _, row in accuracies.loc[order].iterrows()] for order in DRAWN}
+    ends = {order: tuple(np.clip(np.transpose(values)[1:], 0, 100)) for order, values in means.items()}
+    fig = plots.lines(
+        100 * accuracies.loc[DRAWN[0]].index.to_numpy(), {order: np.transpose(values)[0] for order, values in means.items()},
+        title=title, xlabel="filters pruned in one layer (%)", ylabel="accuracy (%), mean of the layers", spread=ends,
+    )  # fmt: skip
+    fig.set_figheight(4.4)
+    fig.axes[0].set_ylim(0, 100)
+    return fig
+
+
+def orders_table(accuracies: pd.DataFrame) -> pd.DataFrame:
+    """Return `over_layers` in words: an order per line, with the mean over networks and its 95 % interval at each share."""
+    words = accuracies.apply(lambda row: with_interval(row, "{:.1f}"), axis=1).unstack("share")
+    words = words.loc[accuracies.mean(axis=1).groupby("order").mean().sort_values(ascending=False).index]
+    return words.rename(columns="{:.0%} pruned".format).rename_axis(columns=None).reset_index(names="accuracy (%)")
+
+
+def strategies_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the accuracy of the independent and the greedy choice at each share, and by how much greedy is ahead."""
+    lines = [
+        (network, f"{share:.0%}", *(with_interval(here[name], "{:.1f}") for name in ("independent", "greedy")),
+         with_interval(here.greedy - here.independent, "{:+.1f}"))
+        for (network, share), here in tables.strategies(found).groupby(["network", "share"])
+    ]  # fmt: skip
+    columns = ["network", "pruned", "independent: accuracy (%)", "greedy: accuracy (%)", "greedy ahead by (points)"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def both_measured(fair: pd.DataFrame, first: str, second: str) -> Iterator[tuple[str, int, pd.Series]]:
+    """Yield network, times fewer MACs, and by how many points one arm is ahead of another, where both have been measured."""
+    leads = ahead(fair, first, second)
+    for shape in SHAPES:
+        values = leads.loc[shape].dropna() if shape in leads.index else pd.Series(dtype=float)
+        if len(values):
+            yield *shape, values
+
+
+def retrained_figure(fair: pd.DataFrame, title: str) -> plt.Figure:
+    """Draw the points lost by L1 and by random filters, network by network, before and after retraining on equal terms."""
+    lines, shapes = arms(fair), [shape[:2] for shape in both_measured(fair, "L1", "random")]
+    fig, axes = plt.subplots(2, 1, figsize=(plots.WIDTH, 5.2))
+    lines = lines[lines.method.isin(("L1", "random"))]
+    for ax, column, when in zip(axes, ("lost_at_once", "lost"), ("not retrained", "after retraining"), strict=True):
+        for place, (network, rate) in enumerate(shapes):
+            here = lines[(lines.network == network) & (lines.rate == rate)]
+            for shift, method, colour in ((-0.15, "L1", BLUE), (0.15, "random", VERMILION)):
+                values = here[here.method == method][column]
+                ax.scatter([place + shift] * len(values), values, s=22, color=colour, label=method if not place else None)
+                ax.plot([place + shift - 0.1, place + shift + 0.1], [values.mean()] * 2, color=colour)
+        ax.set_xticks(range(len(shapes)), [f"{network}, {rate}x" for network, rate in shapes])
+        ax.set(title=when, ylabel="points lost", ylim=(0, 1.1 * lines[column].max()))
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    fig.suptitle(title, x=0.01, ha="left")
+    return fig
+
+
+def retrained_table(fair: pd.DataFrame) -> pd.DataFrame:
+    """Return what the arms of the fair grid lose: a line per shape and arm, the mean over networks with the 95 % interval."""
+    lines, table = arms(fair), []
+    for network, rate in SHAPES:
+        for method in ARMS:
+            group = lines[(lines.network == network) & (lines.rate == rate) & (lines.method == method)]
+            if len(group):
+                at_once = f"{group.lost_at_once.mean():.1f}" if group.lost_at_once.notna().all() else "-"
+                about = (network, f"{rate}x" if method != "dense" else "1x", method, f"{group.epochs.mean():g}")
+                table.append((*about, at_once, with_interval(group.lost), str(group.seed.nunique())))
+    columns = ["network", "fewer MACs", "arm", "epochs", "lost, not retrained", "points lost in the end", "networks"]
+    return pd.DataFrame(table, columns=columns).drop_duplicates()  # the dense network is the same for each shape
+
+
+def schedules(found: pd.DataFrame, fair: pd.DataFrame) -> pd.DataFrame:
+    """Return the paper's way to retrain beside ours: what is pruned, epochs, learning rate, what is reported, points lost."""
+    published = PAPER["VGG-16", "A"]
+    theirs = "40", "0.001, constant", "the best epoch, test set", f"{published.pruned - published.dense:+.2f}"
+    lines = [("paper: VGG-16-A", f"{published.fewer_macs} %", *theirs)]
+    ours = found[(found.kind == "as published") & (found.network == "vgg-small")]
+    if len(ours):
+        fewer = f"{100 * (1 - ours.macs / ours.dense_macs).mean():.1f} %"
+        how = f"{ours.epochs.max():g}", "0.001, constant", "the last epoch"
+        lines.append(("here: vgg-small-A", fewer, *how, with_interval(ours.baseline - ours.accuracy)))
+    grid = arms(fair)
+    for network in ("vgg-small", "resnet-20"):
+        group = grid[(grid.network == network) & (grid.rate == 2) & (grid.method == "L1")]
+        lr = ", ".join(f"{rate:g}" for rate in sorted(set(group.lr)))
+        how = f"{group.epochs.max():g}", f"rises to {lr}, falls to 0", "the last epoch"
+        lines.append((f"grid: {network}", "50 %", *how, with_interval(group.lost)))
+    return pd.DataFrame(lines, columns=["plan", "fewer MACs", "epochs", "learning rate", "reported", "points lost"])
+
+
+def learning_rates(fair: pd.DataFrame) -> pd.DataFrame:
+    """Return the validation accuracy of the grid's L1 arm at each learning rate that was tried; one network each."""
+    tried = fair[(fair.kind == "lr") & fair.network.isin(("vgg-small", "resnet-20")) & (fair.counted == "MACs")]
+    table = tried.pivot_table(index=["network", "epochs"], columns="lr", values="validation")
+    table = table.sort_index(axis=1, ascending=False).map(lambda value: "not run" if np.isnan(value) else f"{value:.2f}")
+    return table.rename(columns="at {:g}".format).rename_axis(columns=None).reset_index()
