@@ -82,11 +82,14 @@ def norms_figure(model: nn.Module, layers: Sequence[str]) -> plots.plt.Figure:
     curves = {layer: (values / values.max()).sort(descending=True).values.tolist() for layer, values in norms.items()}
     means = {layer: np.mean(curve) for layer, curve in curves.items()}
     flat, steep = max(means, key=means.get), min(means, key=means.get)
-    return plots.lines(
+    fig = plots.lines(
         {layer: np.linspace(0, 100, len(curve)) for layer, curve in curves.items()}, curves,
         title=f"The norms of {flat} are the most alike, those of {steep} the least",
         xlabel="filters, sorted by norm (%)", ylabel="L1 norm over the layer's largest",
     )  # fmt: skip
+    for line in fig.axes[0].lines:
+        line.set_markevery(0.1)
+    return fig
 
 
 def latencies(shapes: Mapping[str, nn.Module], batch: Tensor, *, turns: int, seconds: float) -> dict[str, list[float]]:

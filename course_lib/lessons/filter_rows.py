@@ -17,8 +17,8 @@ from course_lib.notebook.plots import BLUE, VERMILION
 
 # Orders that the figure shows; the others stand in the table
 DRAWN = ("smallest L1", "random", "largest L1", "mean std", "mean", "variance of L2")
-# Arms of the fair grid that bear on this paper
-ARMS = ("L1", "random", "scratch-E", "scratch-B", "dense")
+# Arms of the fair grid: what the pruned network is compared with
+ARMS = ("L1", "scratch-E", "scratch-B", "dense")
 SHAPES = (("vgg-small", 2), ("vgg-small", 4), ("resnet-20", 2))  # network, times fewer MACs
 
 

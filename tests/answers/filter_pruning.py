@@ -21,7 +21,7 @@ def most_distinct(weight, keep):
     return sorted(order[:count])
 """,
     ),
-    "3: another plan": (3, "my_plan = dict(conv1=0.65, conv2=0.7, conv4=0.8)"),
+    "3: another plan": (3, "my_plan = dict(conv1=0.75, conv2=0.7, conv4=0.75)"),
 }
 
 WRONG = {
