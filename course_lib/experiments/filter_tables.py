@@ -1,11 +1,16 @@
 """What the rows of filter pruning say: sensitivities, orders, strategies, the table beside the paper's, and the main result."""
 
 import math
+from collections.abc import Iterator
 
 import pandas as pd
 
 from course_lib.experiments import rows
 from course_lib.experiments.filter_plans import LIKE, PAPER
+from course_lib.experiments.points_lost import ahead
+
+# Of the comparison, where the filters that L1 chooses are retrained: network, times fewer MACs
+SHAPES = (("vgg-small", 2), ("vgg-small", 4), ("resnet-20", 2))
 
 
 def curves(found: pd.DataFrame, network: str) -> dict[str, pd.DataFrame]:
@@ -69,6 +74,15 @@ def strategies(found: pd.DataFrame) -> pd.DataFrame:
     """Return the test accuracy of each strategy, not retrained: a line per network, share and seed, a column per strategy."""
     lines = found[found.kind == "strategies"]
     return lines.pivot_table(index=["network", "share", "seed"], columns="method", values="accuracy")
+
+
+def both_measured(fair: pd.DataFrame, first: str, second: str) -> Iterator[tuple[str, int, pd.Series]]:
+    """Yield network, times fewer MACs, and by how many points one arm is ahead of another, where both have been measured."""
+    leads = ahead(fair, first, second)
+    for shape in SHAPES:
+        values = leads.loc[shape].dropna() if shape in leads.index else pd.Series(dtype=float)
+        if len(values):
+            yield *shape, values
 
 
 def paper_table(found: pd.DataFrame) -> pd.DataFrame:

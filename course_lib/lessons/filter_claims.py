@@ -8,7 +8,6 @@ from course_lib import evidence
 from course_lib.experiments import filter_tables as tables
 from course_lib.experiments.filter_plans import PAPER
 from course_lib.experiments.points_lost import ahead, arms
-from course_lib.lessons.filter_rows import both_measured
 from course_lib.notebook import Claim
 
 ALONE = "one layer of vgg-small, not retrained"
@@ -47,7 +46,7 @@ def own(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
     half = half[(half.network == "vgg-small") & (half.rate == 2) & (half.method == "L1")]
     return [
         *(_retrained(fair, "once retrained, random filters are as good as L1", network, rate, "random", "L1", evidence.no_worse)
-          for network, rate, _ in both_measured(fair, "random", "L1")),
+          for network, rate, _ in tables.both_measured(fair, "random", "L1")),
         Claim("half of the MACs cost nothing", "L1 and the trained network, vgg-small, 2x fewer MACs",
               f"{half.accuracy.mean():.2f} and {half.baseline.mean():.2f} % right",
               evidence.no_worse(-half.lost, "cifar10"), f"{half.epochs.mean():g}"),

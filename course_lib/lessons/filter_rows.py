@@ -1,7 +1,7 @@
 """What notebook 04 shows of recorded rows: the scan, the orders of removal, and what is left of them after retraining."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +11,7 @@ from scipy import stats
 from course_lib import evidence
 from course_lib.experiments import filter_tables as tables
 from course_lib.experiments.filter_plans import PAPER
-from course_lib.experiments.points_lost import ahead, arms
+from course_lib.experiments.points_lost import arms
 from course_lib.notebook import plots
 from course_lib.notebook.plots import BLUE, VERMILION
 
@@ -19,7 +19,6 @@ from course_lib.notebook.plots import BLUE, VERMILION
 DRAWN = ("smallest L1", "random", "largest L1", "mean std", "mean", "variance of L2")
 # Arms of the fair grid: what the pruned network is compared with
 ARMS = ("L1", "scratch-E", "scratch-B", "dense")
-SHAPES = (("vgg-small", 2), ("vgg-small", 4), ("resnet-20", 2))  # network, times fewer MACs
 
 
 def with_interval(values: Iterable[float], form: str = "{:+.2f}") -> str:
@@ -116,18 +115,9 @@ def strategies_table(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns)
 
 
-def both_measured(fair: pd.DataFrame, first: str, second: str) -> Iterator[tuple[str, int, pd.Series]]:
-    """Yield network, times fewer MACs, and by how many points one arm is ahead of another, where both have been measured."""
-    leads = ahead(fair, first, second)
-    for shape in SHAPES:
-        values = leads.loc[shape].dropna() if shape in leads.index else pd.Series(dtype=float)
-        if len(values):
-            yield *shape, values
-
-
 def retrained_figure(fair: pd.DataFrame, title: str) -> plt.Figure:
     """Draw the points lost by L1 and by random filters, network by network, before and after retraining on equal terms."""
-    lines, shapes = arms(fair), [shape[:2] for shape in both_measured(fair, "L1", "random")]
+    lines, shapes = arms(fair), [shape[:2] for shape in tables.both_measured(fair, "L1", "random")]
     fig, axes = plt.subplots(2, 1, figsize=(plots.WIDTH, 5.2))
     lines = lines[lines.method.isin(("L1", "random"))]
     for ax, column, when in zip(axes, ("lost_at_once", "lost"), ("not retrained", "after retraining"), strict=True):
@@ -147,7 +137,7 @@ def retrained_figure(fair: pd.DataFrame, title: str) -> plt.Figure:
 def retrained_table(fair: pd.DataFrame) -> pd.DataFrame:
     """Return what the arms of the fair grid lose: a line per shape and arm, the mean over networks with the 95 % interval."""
     lines, table = arms(fair), []
-    for network, rate in SHAPES:
+    for network, rate in tables.SHAPES:
         for method in ARMS:
             group = lines[(lines.network == network) & (lines.rate == rate) & (lines.method == method)]
             if len(group):

@@ -192,7 +192,7 @@ def fair() -> pd.DataFrame:
     found = [
         dict(kind=kinds[arm], network=network, rate=1 if arm == "dense" else rate, method=arm, counted="MACs", seed=seed,
              epochs=20, baseline=91.0, removed=None if arm in ("dense", "scratch-E") else 15.0, accuracy=91.0 - loss)
-        for network, rate in shown.SHAPES for arm, losses in arms.items() for seed, loss in enumerate(losses)
+        for network, rate in tables.SHAPES for arm, losses in arms.items() for seed, loss in enumerate(losses)
         if not (arm == "dense" and rate == 4)
     ]  # fmt: skip
     return pd.DataFrame(found)
@@ -226,8 +226,8 @@ def test_a_shape_whose_arms_are_missing_is_left_out():
     found = found[~((found.rate == 4) & (found.method == "random"))]
     own = judged.own(recorded(), found)
     assert len(own) == 4 and "vgg-small, 4x" not in " ".join(claim.measured for claim in own)
-    assert [shape[:2] for shape in shown.both_measured(found, "L1", "random")] == [("vgg-small", 2), ("resnet-20", 2)]
-    assert not list(shown.both_measured(found, "L1", "scratch-B"))
+    assert [shape[:2] for shape in tables.both_measured(found, "L1", "random")] == [("vgg-small", 2), ("resnet-20", 2)]
+    assert not list(tables.both_measured(found, "L1", "scratch-B"))
 
 
 def test_the_schedules_stand_beside_each_other():
