@@ -13,7 +13,7 @@ HERE = np.array([[3, 1, 2], [1, 0, 1], [2, 4, 1], [1, 2, 2]])  # L1 norm of each
 NEXT = np.array([[2, 5, 1, 1], [1, 1, 3, 2], [2, 0, 2, 1]])  # and of the layer that reads its maps
 SMALLEST = int(HERE.sum(1).argmin())
 SIZE = 1.15  # of a cell
-FRAME = 8.0  # units, the height of a frame
+FRAME = 7.3  # units, the height of a frame
 
 Draw = Callable[[plt.Axes], None]
 

@@ -85,12 +85,15 @@ def branches_figure(found: pd.DataFrame, title: str) -> plt.Figure:
 
 
 def orders_figure(accuracies: pd.DataFrame, title: str) -> plt.Figure:
-    """Draw the accuracy against the share pruned in one layer, a curve with its 95 % interval per order of `over_layers`."""
-    means = {order: [evidence.interval(row) for _, row in accuracies.loc[order].iterrows()] for order in DRAWN}
-    ends = {order: tuple(np.clip(np.transpose(values)[1:], 0, 100)) for order, values in means.items()}
+    """Draw the accuracy against the share pruned in one layer, a curve per order of `over_layers`.
+
+    A curve is the mean over the networks, with a band from the lowest to the highest of them.
+    """
+    curves = {order: accuracies.loc[order] for order in DRAWN}
     fig = plots.lines(
-        100 * accuracies.loc[DRAWN[0]].index.to_numpy(), {order: np.transpose(values)[0] for order, values in means.items()},
-        title=title, xlabel="filters pruned in one layer (%)", ylabel="accuracy (%), mean of the layers", spread=ends,
+        100 * accuracies.loc[DRAWN[0]].index.to_numpy(), {order: curve.mean(axis=1) for order, curve in curves.items()},
+        title=title, xlabel="filters pruned in one layer (%)", ylabel="accuracy (%), mean of the layers",
+        spread={order: (curve.min(axis=1), curve.max(axis=1)) for order, curve in curves.items()},
     )  # fmt: skip
     fig.set_figheight(4.4)
     fig.axes[0].set_ylim(0, 100)
@@ -98,16 +101,33 @@ def orders_figure(accuracies: pd.DataFrame, title: str) -> plt.Figure:
 
 
 def orders_table(accuracies: pd.DataFrame) -> pd.DataFrame:
-    """Return `over_layers` in words: an order per line, with the mean over networks and its 95 % interval at each share."""
-    words = accuracies.apply(lambda row: with_interval(row, "{:.1f}"), axis=1).unstack("share")
+    """Return `over_layers` in words, an order per line: the mean over the networks, the lowest and the highest, at each share."""
+    words = accuracies.apply(lambda row: f"{row.mean():.1f} ({row.min():.1f} to {row.max():.1f})", axis=1).unstack("share")
     words = words.loc[accuracies.mean(axis=1).groupby("order").mean().sort_values(ascending=False).index]
     return words.rename(columns="{:.0%} pruned".format).rename_axis(columns=None).reset_index(names="accuracy (%)")
+
+
+def orders_by_layer(found: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """Return where one order is ahead of another: in how many layers of each network, and by how much in each layer, on average.
+
+    Args:
+        found: recorded rows.
+        first: an order of removal.
+        second: another one.
+    """
+    by_order = tables.orders(found).pivot_table(index=["share", "layer", "seed"], columns="order", values="accuracy")
+    lead = (by_order[first] - by_order[second]).groupby(["share", "layer"]).mean().unstack("layer")
+    won = tables.layers_won(found, first, second)
+    words = lead.map("{:+.0f}".format).rename_axis(columns=None)
+    words.insert(0, "layers won, by network", [", ".join(map(str, won.loc[share])) for share in words.index])
+    words.insert(0, "pruned", [f"{share:.0%}" for share in words.index])
+    return words
 
 
 def strategies_table(found: pd.DataFrame) -> pd.DataFrame:
     """Return the accuracy of the independent and the greedy choice at each share, and by how much greedy is ahead."""
     lines = [
-        (network, f"{share:.0%}", *(with_interval(here[name], "{:.1f}") for name in ("independent", "greedy")),
+        (network, f"{share:.0%}", *(f"{here[name].mean():.1f}" for name in ("independent", "greedy")),
          with_interval(here.greedy - here.independent, "{:+.1f}"))
         for (network, share), here in tables.strategies(found).groupby(["network", "share"])
     ]  # fmt: skip

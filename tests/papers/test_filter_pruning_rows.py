@@ -238,6 +238,12 @@ def test_the_schedules_stand_beside_each_other():
     assert table.loc["grid: resnet-20", "learning rate"] == "rises to 0.03, falls to 0"
 
 
+def test_one_order_is_compared_with_another_layer_by_layer():
+    table = shown.orders_by_layer(recorded(), "smallest L1", "random")
+    assert table["pruned"].tolist() == ["50%", "90%"] and table["layers won, by network"].tolist() == ["2, 2, 2"] * 2
+    assert table.conv1.tolist() == ["+15", "+15"]
+
+
 def test_points_lost_with_half_of_a_layer_are_sorted():
     assert shown.at_half(tables.curves(recorded(), "vgg-small")).to_dict() == {"conv1": 10.0, "conv2": 20.0}
 
