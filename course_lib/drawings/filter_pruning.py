@@ -108,7 +108,7 @@ def residual_drawing() -> plt.Figure:
     for place in sums:
         ax.add_patch(Circle(place, 0.6, facecolor="none", edgecolor=INK, linewidth=1.5))
         shapes.write(ax, place, "+")
-    for x, name in ((5.2, "block 1"), (14.5, "block 2")):
+    for x, name in ((5.2, "block 0"), (14.5, "block 1")):
         shapes.write(ax, (x, middle), name)
     shapes.write(ax, (0.3, 2.3), "Green: cut alone, because only conv2 reads it.", align="left")
     shapes.write(ax, (0.3, 1.4), "Orange: added up channel by channel, so cut", align="left")

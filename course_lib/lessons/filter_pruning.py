@@ -89,6 +89,9 @@ def norms_figure(model: nn.Module, layers: Sequence[str]) -> plots.plt.Figure:
     )  # fmt: skip
     for line in fig.axes[0].lines:
         line.set_markevery(0.1)
+    fig.axes[0].get_legend().remove()
+    fig.legend(loc="outside lower center", ncols=3)
+    fig.set_figheight(4.0)
     return fig
 
 

@@ -36,9 +36,9 @@ def networks_needed(differences: pd.Series) -> int:
 
 
 def measured_on(found: pd.DataFrame) -> str:
-    """Return where rows come from: how many, of which networks, on which machines, by which command."""
+    """Return where rows come from: the networks, the data set, the machines and the command."""
     devices = ", ".join(sorted(set(found.device)))
-    networks = f"{len(found)} rows of {found.seed.nunique()} trained networks, {found.dataset.iloc[0]}, {found.date.max()}"
+    networks = f"{found.seed.nunique()} trained networks of each kind, {found.dataset.iloc[0]}, {found.date.max()}"
     return f"{networks}, on {devices}: {found.command.iloc[0]}"
 
 
@@ -118,7 +118,7 @@ def orders_by_layer(found: pd.DataFrame, first: str, second: str) -> pd.DataFram
     by_order = tables.orders(found).pivot_table(index=["share", "layer", "seed"], columns="order", values="accuracy")
     lead = (by_order[first] - by_order[second]).groupby(["share", "layer"]).mean().unstack("layer")
     won = tables.layers_won(found, first, second)
-    words = lead.map("{:+.0f}".format).rename_axis(columns=None)
+    words = lead.map(lambda points: f"{round(points):+d}").rename_axis(columns=None)
     words.insert(0, "layers won, by network", [", ".join(map(str, won.loc[share])) for share in words.index])
     words.insert(0, "pruned", [f"{share:.0%}" for share in words.index])
     return words
