@@ -39,7 +39,7 @@ PARALLEL = -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder -
 NOTEBOOKS = $(if $(wildcard notebooks/*.ipynb),--nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks)
 ONE = $(if $(N),--only $(N))
 
-.PHONY: lab setup test test-browser test-slow test-network run notebooks results sample release grade similar challenge bench lint format lock clean help
+.PHONY: lab setup test test-browser test-slow test-network run notebooks results book sample release grade similar challenge bench lint format lock clean help
 
 lab: .venv/.installed  ## open JupyterLab on your own copies of the notebooks; without a display, print its address
 	$(COURSE) work
@@ -52,7 +52,7 @@ setup: .venv/.installed  ## do the set-up, which every other command does where 
 test: lint  ## run every test that is quick and needs no network, and every notebook at smoke scale
 	$(PYTEST) $(PARALLEL) tests $(NOTEBOOKS)
 
-test-browser: .venv/.installed  ## use the course in JupyterLab, in Chromium: pictures and failures are left in build/browser
+test-browser: .venv/.installed  ## use the course in JupyterLab and the website, in Chromium: pictures and failures are left in build/browser
 	$(PYTEST) $(PARALLEL) -m browser -rs tests/browser
 
 test-slow: .venv/.installed  ## run the tests that take minutes: every notebook's grading, a forger fifty times, large networks
@@ -69,6 +69,9 @@ notebooks: .venv/.installed  ## execute the notebooks in place, at lesson scale,
 
 results: .venv/.installed  ## bring README's tables and pictures in step with data/results and the notebooks
 	$(COURSE) results
+
+book: .venv/.installed  ## build the course as a website into build/book, with panels that answer without a kernel
+	$(COURSE) book
 
 sample: .venv/.installed  ## make a small class to try grading with, in build/sample, from copies that `make release` has made
 	$(VENV_PYTHON) -m tests.sample_class build/sample $(ONE)
@@ -98,7 +101,7 @@ format: .venv/.installed  ## mend style and format, as far as it goes by itself
 	$(VENV_PYTHON) -m ruff format
 
 lock: .venv/.uv  ## renew requirements.lock: exact versions and hashes, for every Python and platform
-	$(PIP) compile pyproject.toml --extra test --universal --python-version 3.11 --upgrade --generate-hashes \
+	$(PIP) compile pyproject.toml --extra book --extra test --universal --python-version 3.11 --upgrade --generate-hashes \
 	    --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements.lock
 
 clean:  ## remove the environment and everything that was built; data and your own copies stay

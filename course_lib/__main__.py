@@ -162,6 +162,13 @@ def run(arguments: argparse.Namespace) -> int:
     return min(1, command(arguments.only, in_place=arguments.in_place))
 
 
+def book(arguments: argparse.Namespace) -> int:
+    """Builds the course as a website, with panels that answer without a kernel."""
+    from course_lib.book.site import SITE, command
+
+    return command(arguments.out or SITE)
+
+
 def release(arguments: argparse.Namespace) -> int:
     """Writes the student copies of the notebooks: without solutions, hidden tests and outputs."""
     _check_notebook(arguments.only)

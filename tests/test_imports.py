@@ -24,7 +24,7 @@ STOREYS = [
     ["desk"],
     ["notebook", "lab"],
     ["drawings", "challenge"],
-    ["lessons", "play", "commands"],  # leaves: only the command line calls some
+    ["lessons", "play", "commands", "book"],  # leaves: only the command line calls some
     ["__main__"],
 ]
 APART = {"papers", "lessons", "play"}  # packages whose modules do not import one another; those of the others may

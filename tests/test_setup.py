@@ -44,7 +44,8 @@ def test_the_lock_satisfies_the_project(python, platform):
     here = {"python_full_version": python, "python_version": python[:-2], "sys_platform": platform}
     pins = [Requirement(line) for line in PINS]
     pinned = {pin.name: str(pin.specifier)[2:] for pin in pins if pin.marker is None or pin.marker.evaluate(here)}
-    for wanted in map(Requirement, [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]):
+    extras = [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
+    for wanted in map(Requirement, [*PROJECT["dependencies"], *extras]):
         assert wanted.specifier.contains(pinned[wanted.name]), f"{wanted} is locked at {pinned[wanted.name]}; run `make lock`"
 
 

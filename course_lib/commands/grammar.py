@@ -77,6 +77,8 @@ def course(add: Add) -> None:
 
     add("results")
 
+    add("book").add_argument("--out", type=Path, metavar="FOLDER", help="of the site; default: build/book")
+
     sub = add("work")
     sub.add_argument("only", nargs="?", type=beginning, metavar="N", help="a notebook's number; default: all")
 

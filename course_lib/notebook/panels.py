@@ -64,19 +64,26 @@ class Panel(ipywidgets.VBox):
         over: Mapping[str, Place] | None = None,
     ):
         self.controls, self.tried = dict(controls), {}
-        self._measure, self._draw, self._goal, self._memory, self._idle = measure, draw, goal, memory, idle
+        self.measure, self.draw, self.goal, self.memory, self.idle, self.over = (
+            measure,
+            draw,
+            goal,
+            memory,
+            idle,
+            dict(over or {}),
+        )
         self._now: Measured | None = None
         self.aim, self.picture, self.readout, self.dots = (_text() for _ in range(4))
         self.readout.add_class("course-readout")
-        for name, (left, bottom, width, height) in (over or {}).items():
+        for name, (left, bottom, width, height) in self.over.items():
             shares = dict(left=left, bottom=bottom, width=width, height=height)
             self.controls[name].layout = ipywidgets.Layout(**{side: f"{share:.2%}" for side, share in shares.items()})
         for control in self.controls.values():
             control.style.description_width = "initial"  # a name is shown whole
             control.observe(self._answer, names="value")
-        stage = ipywidgets.Box([self.picture, *(self.controls[name] for name in over or {})])
+        stage = ipywidgets.Box([self.picture, *(self.controls[name] for name in self.over)])
         stage.add_class("course-stage")
-        beside = [control for name, control in self.controls.items() if name not in (over or {})]
+        beside = [control for name, control in self.controls.items() if name not in self.over]
         for control in beside:
             control.layout.width = "auto"  # that of the panel
         super().__init__([_text(STYLE), self.aim, *beside, stage, self.readout, self.dots])
@@ -95,37 +102,37 @@ class Panel(ipywidgets.VBox):
     def _answered(self) -> tuple[plt.Figure, str]:
         """Shows what the present setting leads to; gives the picture and its text."""
         setting = {name: control.value for name, control in self.controls.items()}
-        idle = self._idle(setting)
+        idle = self.idle(setting)
         for name, control in self.controls.items():
             control.disabled = name in idle
         setting |= dict.fromkeys(idle)
         key = tuple(setting.values())
         if key not in self.tried:
-            self.tried[key] = self._measure(setting)
+            self.tried[key] = self.measure(setting)
         now, before = self.tried[key], self._now
-        fig, alt = self._draw(now, before), self._described(setting, now)
+        fig, alt = self.draw(now, before), self._described(setting, now)
         self.picture.value = pictures.element(fig, alt)
         self.readout.value = f'<div role="status">{html.escape(now.readout)}</div>'
         self.aim.value = f'<div role="status"><b>Goal:</b> {html.escape(self._aim())}</div>'
         every = list(self.tried.values())
-        self.dots.value = pictures.image(self._memory.svg(every, now), self._memory.described(every))
+        self.dots.value = pictures.image(self.memory.svg(every, now), self.memory.described(every))
         self._now = now
         return fig, alt
 
     def _aim(self) -> str:
         """The goal, and how far it is reached."""
-        met = [self._goal.met(found) for found in self.tried.values()]
+        met = [self.goal.met(found) for found in self.tried.values()]
         reached = f"reached in {_tries(met.index(True) + 1)}" if any(met) else f"not reached yet in {_tries(len(met))}"
-        return f"{self._goal.words}: {reached}."
+        return f"{self.goal.words}: {reached}."
 
     def _described(self, setting: Setting, now: Measured) -> str:
         """The alternative text of the picture."""
         values = ((self.controls[name], value) for name, value in setting.items() if value is not None)
-        settings = ", ".join(f"{control.description} {_told(value)}" for control, value in values)
+        settings = ", ".join(f"{control.description} {told(value)}" for control, value in values)
         return f"Panel at {settings}. {now.readout}"
 
     def _without_kernel(self, shown: dict[str, str]) -> dict[str, str]:
-        lines = (f"Goal: {self._goal.words}.", next(iter(self.tried.values())).readout, HOW_TO_PLAY)
+        lines = (f"Goal: {self.goal.words}.", next(iter(self.tried.values())).readout, HOW_TO_PLAY)
         goal, readout, how = (f"<p>{html.escape(line)}</p>" for line in lines)
         return shown | {"text/html": goal + shown["text/html"] + readout + how}
 
@@ -138,5 +145,5 @@ def _tries(count: int) -> str:
     return "1 try" if count == 1 else f"{count} tries"
 
 
-def _told(value: object) -> str:
+def told(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)

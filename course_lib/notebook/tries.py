@@ -75,7 +75,7 @@ class Memory:
         self.size, self.score, self.ways = size, score, tuple(ways)
         self.height = BOTTOM + HIGH + 0.1 + LINE * math.ceil((len(self.ways) + bool(paper)) / COLUMNS)
         fig = self._axes(goal, paper)
-        self._empty = pictures.svg(fig).rstrip()
+        self.empty = pictures.svg(fig).rstrip()
         plt.close(fig)
 
     def _axes(self, goal: Goal, paper: tuple[float, float, str] | None) -> plt.Figure:
@@ -98,26 +98,30 @@ class Memory:
 
     def svg(self, tried: Iterable[Measured], now: Measured) -> str:
         """Return the picture with a dot for each setting, the present one in a ring."""
-        dots = [self._circle(found, f'r="3.5" fill-opacity="0.7" fill="{self._colour(found)}"') for found in tried]
-        ring = self._circle(now, f'r="6.5" fill="none" stroke-width="1.8" stroke="{self._colour(now)}"')
-        return self._empty.removesuffix("</svg>") + "".join(dots) + ring + "</svg>"
+        dots = [self._circle(found, f'r="3.5" fill-opacity="0.7" fill="{self.colour(found)}"') for found in tried]
+        ring = self._circle(now, f'r="6.5" fill="none" stroke-width="1.8" stroke="{self.colour(now)}"')
+        return self.empty.removesuffix("</svg>") + "".join(dots) + ring + "</svg>"
 
     def _circle(self, found: Measured, look: str) -> str:
-        if not math.isfinite(found.size + found.score):
-            return ""
-        x = 72 * (LEFT + WIDE * self.size.place(found.size))
-        y = 72 * (self.height - BOTTOM - HIGH * self.score.place(found.score))
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" {look}/>'
+        at = self.at(found)
+        return f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" {look}/>' if at else ""
 
-    def _colour(self, found: Measured) -> str:
+    def at(self, found: Measured) -> tuple[float, float] | None:
+        """Return where the dot of a setting lies in the picture; None where nothing is known of the setting."""
+        if not math.isfinite(found.size + found.score):
+            return None
+        x = 72 * (LEFT + WIDE * self.size.place(found.size))
+        return x, 72 * (self.height - BOTTOM - HIGH * self.score.place(found.score))
+
+    def colour(self, found: Measured) -> str:
+        """Return the colour of a dot, that of the setting's method."""
         return COLOURS[self.ways.index(found.way)] if found.way in self.ways else COLOURS[0]
 
     def described(self, tried: Iterable[Measured]) -> str:
         """Return the alternative text: the axes, and where the dots lie."""
-        found = [one for one in tried if math.isfinite(one.size + one.score)]
-        dots = "; ".join(f"{one.way} {one.size:.4g}, {one.score:.4g}".strip() for one in found)
+        dots = [in_figures(one) for one in tried if self.at(one)]
         axes = f"{self.size.label} against {self.score.label}"
-        return f"{'1 setting' if len(found) == 1 else f'{len(found)} settings'} tried, {axes}: {dots}."
+        return f"{'1 setting' if len(dots) == 1 else f'{len(dots)} settings'} tried, {axes}: {'; '.join(dots)}."
 
 
 def accuracy_axis(best: float) -> Axis:
@@ -130,6 +134,11 @@ def in_words(accuracy: float, whole: float, images: int) -> str:
     """Return an accuracy beside that of the whole network, both in percent, and on how many images they were measured."""
     change = "lost" if accuracy <= whole else "gained"
     return f"{accuracy:.1f} % accuracy on {images:,} images ({abs(whole - accuracy):.1f} points {change})."
+
+
+def in_figures(found: Measured) -> str:
+    """Return a setting's method, size and score, for the alternative text of a memory."""
+    return f"{found.way} {found.size:.4g}, {found.score:.4g}".strip()
 
 
 def _short(number: float) -> str:

@@ -65,7 +65,7 @@ def draw(longest: float, now: Measured, before: Measured | None) -> plt.Figure:
     if before:
         ax.barh(layers, np.sum(list(before.detail["parts"].values()), axis=0), 0.75, fill=False, edgecolor=INK, alpha=0.5)
     ax.set(xlim=(0, longest), xlabel="kilobytes in the file, biases and header left out")
-    ax.invert_yaxis()
+    ax.set(ylim=(len(layers) - 0.5, -0.5))  # the first on top, with and without frames
     fig.legend(*ax.get_legend_handles_labels(), loc="lower center", ncols=len(PARTS), columnspacing=1, handlelength=1)
     return fig
 

@@ -138,15 +138,15 @@ def test_a_panel_answers_and_remembers(number, monkeypatch):
         module, _, function = case.evaluated.rpartition(".")
         real = getattr(__import__(module, fromlist=[function]), function)
         monkeypatch.setattr(case.evaluated, lambda *args, **kwargs: calls.append(1) or real(*args, **kwargs))
-    draw, limits = panel._draw, []
+    draw, limits = panel.draw, []
 
     def watched(now: Measured, before: Measured | None) -> plt.Figure:
         fig = draw(now, before)
         limits.append([(ax.get_position().bounds, ax.get_xlim(), ax.get_ylim()) for ax in fig.axes])
         return fig
 
-    monkeypatch.setattr(panel, "_draw", watched)
-    assert not panel._goal.met(panel._now)
+    monkeypatch.setattr(panel, "draw", watched)
+    assert not panel.goal.met(panel._now)
     readouts = [panel.readout.value]
     for values in case.moves:
         move(panel, values)
@@ -173,7 +173,7 @@ def test_the_roofline_panel_says_who_waits_for_memory():
 
 
 def test_the_goal_of_the_roofline_is_the_smallest_batch_at_four_bits():
-    roof, layers = machine.Roof(rate=8e9, bandwidth=4e9), roofline()._measure.args[1]  # ridge 2
+    roof, layers = machine.Roof(rate=8e9, bandwidth=4e9), roofline().measure.args[1]  # ridge 2
     goal, settings = why_compress.goal(roof, layers["VGG-16"]), [(b, w) for b in why_compress.BATCHES for w in why_compress.BITS]
     found = [why_compress.measure(roof, layers, dict(network="VGG-16", batch=b, bits=w)) for b, w in settings]
     # The last layer has 512 inputs and 10 outputs: 5,120 b / (5,120 bits / 8 + 4 * 522 b) is 1.88 at b = 4 and 2.13 at b = 8
@@ -277,7 +277,7 @@ def test_the_comparison_panel_says_where_there_are_no_rows():
     }
     panel = comparison.panel(pd.DataFrame(rows).assign(lost_at_once=lambda table: table.lost_at_once.astype(float)))
     assert panel._now.readout == "There are no rows of L1 for vgg-small, 2x fewer MACs, not retrained."
-    assert "<circle" not in panel._memory.svg(panel.tried.values(), panel._now)
+    assert "<circle" not in panel.memory.svg(panel.tried.values(), panel._now)
     move(panel, dict(when="retrained"))
     assert "90.00 % test accuracy, the very best of 2 methods; MACs: 50 % left." in panel._now.readout
     assert "dense" not in panel.controls["method"].options
