@@ -27,6 +27,7 @@ TEXTS = {  # of the repository -> of the site
     "data/results/README.md": "data/results/README.md",
 }
 LIBRARY = "library"
+PAGES = (".ipynb", ".md", ".rst")
 SCRIPTS = ("__main__", "jupyter_lab_config")  # that are run, not imported
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!\w+:|#)([^)\s]+)\)")
 CONTENTS = """
@@ -46,11 +47,10 @@ class Stage:
         self.folder, self.root, self.left_out = folder, root, []
 
     def fill(self) -> None:
-        """Writes all sources; those of a former time that are not written again are removed."""
+        """Writes all sources, and removes pages of a former time."""
         written = {self._write(place, source) for place, source in self._sources()}
-        for path in sorted(self.folder.rglob("*"), reverse=True):
-            if path.is_file() and path not in written and self._copied(path) is None:
-                path.unlink()
+        for path in [path for path in self.folder.rglob("*") if path.suffix in PAGES and path not in written]:
+            path.unlink()
 
     def _sources(self) -> Iterator[tuple[str, str]]:
         notebooks = {path.name: nbformat.read(path, as_version=4) for path in sorted((self.root / "notebooks").glob("*.ipynb"))}
@@ -125,10 +125,6 @@ class Stage:
     def _copy(self, place: str) -> None:
         (self.folder / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(self.root / place, self.folder / place)
-
-    def _copied(self, path: Path) -> Path | None:
-        original = self.root / path.relative_to(self.folder)
-        return original if path.suffix not in (".md", ".ipynb", ".rst") and original.is_file() else None
 
     def _write(self, place: str, text: str) -> Path:
         """Writes a source unless it is there: what has not changed is not read again."""
