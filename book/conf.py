@@ -16,6 +16,7 @@ nb_ipywidgets_js = {}  # else scripts come from elsewhere
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 
+add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
@@ -26,6 +27,7 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "show_navbar_depth": 1,
     "collapse_navbar": True,  # else every page lists every module
+    "max_navbar_depth": 2,
     "navbar_persistent": [],
     "article_header_end": ["article-header-buttons"],
 }
@@ -34,6 +36,7 @@ html_static_path = ["_static"]
 html_css_files = ["course.css"]
 html_js_files = [("panel.js", {"defer": "defer"})]
 html_copy_source = True
+html_use_index = html_domain_indices = False  # pages are found by search
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import re
+import warnings
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
@@ -21,7 +22,7 @@ PANEL, FILM = "panel", "film"
 KEPT = ROOT / "build" / "book-panels"
 FILMED = re.compile(r"^Film\(", re.MULTILINE)
 APART = {"classroom", "commands", "desk", "lab"}  # rooms that no panel stands on
-PAGES = {"docstrings.py", "site.py", "staging.py"}  # of this room
+PAGES = {"docstrings.py", "playing.py", "site.py", "staging.py"}  # of this room
 LIMITS = re.compile(r"threads: 1 \| (\d+) G MACs/s, ([\d.]+) GB/s")  # as notebook 00 prints those of its machine
 
 
@@ -68,6 +69,8 @@ def _begin() -> None:
 
     from course_lib.notebook import plots
 
+    if scale.name() == "smoke":
+        warnings.simplefilter("ignore")  # that a few images are few is no news
     matplotlib.use("svg")
     torch.set_num_threads(1)
     plots.use_style()

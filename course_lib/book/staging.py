@@ -98,6 +98,7 @@ class Stage:
                 target /= "README.md"
             if not (self.root / target).is_file():
                 self.left_out.append(f"{source}: {link[3]}")
+            if not (self.root / target).is_file() or target.suffix == ".json":  # measured rows are no part of the site
                 return link[2]
             if target.suffix == ".py":
                 place = f"{LIBRARY}/{'.'.join(target.with_suffix('').parts).removesuffix('.__init__')}.rst"

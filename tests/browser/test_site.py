@@ -35,7 +35,7 @@ TEXTS = (
     "data/README",
     "data/results/README",
 )
-MODULES = ("library/course_lib", "library/course_lib.methods", "library/course_lib.papers.deep_compression", "search", "genindex")
+MODULES = ("library/course_lib", "library/course_lib.methods", "library/course_lib.papers.deep_compression", "search")
 EVERY = (*(f"notebooks/{name}" for name in NOTEBOOKS), *TEXTS, *MODULES)
 DATA = re.compile(r'<script type="application/json" class="course-data">(.*?)</script>')
 READY = "window.MathJax?.startup ? MathJax.startup.promise.then(() => true) : true"
@@ -116,7 +116,7 @@ def test_every_picture_has_a_text_of_its_own(pages):
         assert all(alt.strip() and not re.fullmatch(r"\S+\.(png|svg)", alt) for alt in page.alts), path
 
 
-def test_answers_and_plumbing_are_folded_and_notebooks_are_offered_as_committed(built):
+def test_answers_and_plumbing_are_folded_and_notebooks_are_offered_without_outputs(built):
     for name in NOTEBOOKS:
         committed = ROOT / "notebooks" / f"{name}.ipynb"
         page = (built / "notebooks" / f"{name}.html").read_text(encoding="utf-8")
@@ -125,7 +125,9 @@ def test_answers_and_plumbing_are_folded_and_notebooks_are_offered_as_committed(
         folded = "".join(re.findall(r"<details.*?</details>", page, re.DOTALL))
         assert folded.count("### BEGIN SOLUTION") == page.count("### BEGIN SOLUTION") == len(answers) > 0
         assert folded.count("### BEGIN HIDDEN TESTS") == page.count("### BEGIN HIDDEN TESTS") > 0
-        assert (built / "_sources" / "notebooks" / committed.name).read_bytes() == committed.read_bytes()
+        offered = nbformat.read(built / "_sources" / "notebooks" / committed.name, as_version=4).cells
+        assert [cell.source for cell in offered] == [cell.source for cell in cells]
+        assert not any(cell.get("outputs") for cell in offered)
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
