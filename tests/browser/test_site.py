@@ -39,11 +39,13 @@ MODULES = ("library/course_lib", "library/course_lib.methods", "library/course_l
 EVERY = (*(f"notebooks/{name}" for name in NOTEBOOKS), *TEXTS, *MODULES)
 DATA = re.compile(r'<script type="application/json" class="course-data">(.*?)</script>')
 READY = "window.MathJax?.startup ? MathJax.startup.promise.then(() => true) : true"
-# Elements that are wider than the window, where the page scrolls sideways
+# What makes a page scroll sideways: elements that reach beyond the window, and are in no box that scrolls by itself
 WIDER = """
-() => document.documentElement.scrollWidth <= innerWidth ? []
-    : [...document.querySelectorAll('main *')].filter(one => one.getBoundingClientRect().right > innerWidth + 1)
-        .map(one => one.outerHTML.slice(0, 120))
+() => document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll('main *')].filter(one => {
+    for (let box = one; box.tagName !== 'MAIN'; box = box.parentElement)
+        if (getComputedStyle(box.parentElement).overflowX !== 'visible' && box.parentElement.tagName !== 'MAIN') return false;
+    return one.getBoundingClientRect().right > innerWidth + 1;
+}).map(one => one.outerHTML.slice(0, 120))
 """
 SHOWS = (
     "([panel, alt]) => panel.querySelector('.course-stage img').alt !== alt && panel.querySelector('.course-stage img').complete"
