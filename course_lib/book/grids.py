@@ -136,7 +136,8 @@ class Grid:
 
         groups = self.drawn.get(key("all"), ())
         if not groups or any(key(group) not in self.drawn for group in groups):
-            plain, lighter = (self.parts.split(self._svg(now, before)) for before in (None, now))
+            again = now._replace()  # another object: panels ask which of the two they draw
+            plain, lighter = (self.parts.split(self._svg(now, before)) for before in (None, again))
             for group, elements in plain.items():
                 there = set(leaves(elements))
                 remains = "".join(leaf for leaf in leaves(lighter[group]) if leaf not in there)

@@ -14,6 +14,8 @@ from course_lib.files import ROOT
 
 SITE = ROOT / "build" / "book"
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2/*", "input/tex/extensions/*")  # what pages ask for, a tenth of it
+# The theme's button beside a package has no name, which a screen reader would need
+NAMELESS = ('<summary><span class="toctree-toggle"', '<summary aria-label="Modules of the package"><span class="toctree-toggle"')
 FIGURE = re.compile(r'src="data:image/svg\+xml;base64,([\w+/=]+)"')
 ELSEWHERE = "https://cdn.jsdelivr.net/npm/"  # where MathJax would look for what old browsers lack
 
@@ -36,7 +38,7 @@ def command(out: Path = SITE) -> int:
 
 
 def tidy(out: Path) -> None:
-    """Removes what no page asks for, stores each figure in a file, and offers the notebooks without outputs."""
+    """Removes what no page asks for, stores the notebooks' figures in files, and offers the notebooks without outputs."""
     mathjax = out / "_static" / "mathjax"
     used = {path for pattern in MATHJAX for path in mathjax.glob(pattern)}
     unused = [path for path in mathjax.rglob("*") if path.is_file() and path not in used]
@@ -45,8 +47,9 @@ def tidy(out: Path) -> None:
     script = mathjax / MATHJAX[0]
     script.write_text(script.read_text(encoding="utf-8").replace(ELSEWHERE, ""), encoding="utf-8")
     (out / "_images").mkdir(exist_ok=True)
-    for path in out.glob("notebooks/*.html"):
-        path.write_text(FIGURE.sub(partial(_stored, out / "_images"), path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in out.rglob("*.html"):
+        page = path.read_text(encoding="utf-8").replace(*NAMELESS)
+        path.write_text(FIGURE.sub(partial(_stored, out / "_images"), page), encoding="utf-8")
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         notebook = nbformat.read(path, as_version=4)
         for cell in notebook.cells:

@@ -39,6 +39,7 @@ def draw(now: Measured, before: Measured | None) -> plt.Figure:
         ax.bar([value], [len(now.way)], color=BLUE)
         ax.plot([value, value], [0, 9])
         if before:
+            assert before is not now
             ax.axvline(before.detail[name] or 0, linestyle="--")
         ax.set(xlim=(-1, 5), ylim=(0, 9), title=f"{name} is {value:g}")
     return fig

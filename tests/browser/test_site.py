@@ -39,6 +39,8 @@ MODULES = ("library/course_lib", "library/course_lib.methods", "library/course_l
 EVERY = (*(f"notebooks/{name}" for name in NOTEBOOKS), *TEXTS, *MODULES)
 DATA = re.compile(r'<script type="application/json" class="course-data">(.*?)</script>')
 READY = "window.MathJax?.startup ? MathJax.startup.promise.then(() => true) : true"
+# Keys reach what scrolls by itself, once the theme's script has seen the new size
+REACHED = "[...document.querySelectorAll('main pre')].every(one => one.scrollWidth <= one.clientWidth || one.tabIndex === 0)"
 # What makes a page scroll sideways: elements that reach beyond the window, and are in no box that scrolls by itself
 WIDER = """
 () => document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll('main *')].filter(one => {
@@ -161,6 +163,7 @@ def test_a_page_in_both_sizes_and_themes(browser, built, name):
         for width, height in SIZES:
             page.set_viewport_size({"width": width, "height": height})
             assert page.evaluate(WIDER) == [], (theme, width)
+            page.wait_for_function(REACHED)
             found = axe.Axe().run(page).response["violations"]
             serious = {one["id"]: one["nodes"][0]["html"][:200] for one in found if one["impact"] in ("serious", "critical")}
             assert serious == {}, (theme, width)
