@@ -77,6 +77,17 @@ def interval(values: Iterable[float]) -> tuple[float, float, float]:
     return found.mean, found.low, found.high
 
 
+def with_interval(values: Iterable[float], form: str = "{:.2f}") -> str:
+    """Return the mean of figures of independently trained networks and its 95 % interval, each formatted by `form`.
+
+    >>> with_interval([0.4, 0.5, 0.6], "{:+.1f}"), with_interval([0.5])
+    ('+0.5 (+0.3 to +0.7)', '0.50 (one network)')
+    """
+    values = list(values)
+    mean, low, high = (form.format(figure) for figure in interval(values))
+    return f"{mean} ({low} to {high})" if len(values) > 1 else f"{mean} (one network)"
+
+
 def _half_width(values: np.ndarray) -> float:
     from scipy.stats import t
 

@@ -107,3 +107,12 @@ def test_every_figure_has_a_title_and_named_axes():
     for fig in figures:
         ax = fig.axes[0]
         assert (ax.get_title(loc="left") or fig.get_suptitle()) and ax.get_ylabel()
+
+
+def test_a_guess_stands_beside_the_measurement(capsys):
+    notebook.reveal("the rate", ..., "12x")
+    notebook.reveal("the rate", 5, "12x")
+    assert capsys.readouterr().out.splitlines() == [
+        "the rate: you have not guessed yet; measured: 12x",
+        "the rate: you guessed 5; measured: 12x",
+    ]

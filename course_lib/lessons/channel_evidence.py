@@ -1,13 +1,14 @@
 """What notebook 06 says by recorded rows: its figure and tables, and the claims of the paper and our own."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from course_lib import evidence
+from course_lib.evidence import with_interval
 from course_lib.experiments import channel_tables as tables
 from course_lib.experiments.channel_choices import FIRST, LARGEST, LASSO, METHODS, RANDOM, RESPONSE
 from course_lib.notebook import Claim, plots
@@ -33,14 +34,6 @@ PAPER_OTHERS = [
     ("the same, AP 36.7 (authors' release)", "2x / 4x", "", "0.0 / 1.6", ""),
     ("ResNet-56, CIFAR-10, top-1 92.8 %", "2x", "2.0", "1.0", "filter pruning 1.3*, scratch 1.9*"),
 ]
-
-
-def with_interval(values: Iterable[float], form: str = "{:.2f}") -> str:
-    """Return the mean over networks and its 95 % interval, in words."""
-    values = list(values)
-    if len(values) == 1:
-        return f"{form.format(values[0])} (one network)"
-    return "{} ({} to {})".format(*(form.format(figure) for figure in evidence.interval(values)))
 
 
 def single_layers_figure(found: pd.DataFrame, speedup: int) -> plt.Figure:

@@ -18,19 +18,13 @@ from course_lib.data import Split
 from course_lib.experiments import channel_choices as choices
 from course_lib.experiments import rows
 from course_lib.experiments.channel_choices import LARGEST, LASSO, RESPONSE
-from course_lib.notebook import plots
+from course_lib.notebook import plots, reveal
 from course_lib.notebook.plots import BLUE, INK, WIDTH
 from course_lib.papers import channel_pruning as paper
 from course_lib.streams import stream
 
 SHRUNKEN = "LASSO, trained weights times beta"
 ARENA, CHANNELS, IMAGES = "conv4", 12, 300  # of the tournament: the layer, how many channels it may read, and the images
-
-
-def reveal(what: str, guess: Any, measured: str) -> None:
-    """Print a guess beside what was measured; `...` is no guess yet."""
-    yours = "you have not guessed yet" if guess is ... else f"you guessed {guess}"
-    print(f"{what}: {yours}; measured: {measured}")
 
 
 def reveal_points(guesses: Mapping[str, Any], table: pd.DataFrame, lines: Sequence[int]) -> None:

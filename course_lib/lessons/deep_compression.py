@@ -1,7 +1,6 @@
 """What notebook 05 shows of networks at hand: tables, figures, and the widget panel."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -38,12 +37,6 @@ PUBLISHED = {
 }
 # Section 5: bits of a code in convolutions and in dense layers of AlexNet, error in per cent (top-1, top-5)
 PUBLISHED_BITS = {"8 / 5": ("42.78", "19.70"), "8 / 4": ("42.79", "19.73"), "4 / 2": ("44.77", "22.33")}
-
-
-def reveal(what: str, guess: Any, measured: str) -> None:
-    """Print a guess beside what was measured; `...` is no guess yet."""
-    yours = "you have not guessed yet" if guess is ... else f"you guessed {guess}"
-    print(f"{what}: {yours}; measured: {measured}")
 
 
 def published() -> pd.DataFrame:

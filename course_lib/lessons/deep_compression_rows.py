@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from course_lib.evidence import interval
+from course_lib import evidence
+from course_lib.evidence import with_interval
 from course_lib.experiments import deep_compression as experiments
 from course_lib.experiments.compressed_files import PAPER_LAYERS, layer_table
 from course_lib.experiments.pruned_starts import rate_table
@@ -37,7 +38,7 @@ def stage_table(recorded: pd.DataFrame) -> pd.DataFrame:
                         "kB": f"{rows.bytes.mean() / 1000:.1f}",
                         "times smaller": f"{(rows.dense_bytes / rows.bytes).mean():.1f}",
                         "error (%)": f"{100 - rows.baseline.mean():.2f} -> {100 - rows.accuracy.mean():.2f}",
-                        "points lost": with_interval(rows.baseline - rows.accuracy, "+.2f"),
+                        "points lost": with_interval(rows.baseline - rows.accuracy, "{:+.2f}"),
                         "epochs": f"{rows.epochs.iloc[0]:g}",
                     }
                 )
@@ -86,7 +87,7 @@ def whole_table(recorded: pd.DataFrame) -> pd.DataFrame:
     """Return `whole_errors` with intervals, and what the last two are apart from the first."""
     found = whole_errors(recorded)
     first = next(iter(found.values()))
-    lines = [(name, with_interval(e), with_interval(e - first, "+.2f") if e is not first else "") for name, e in found.items()]
+    lines = [(name, with_interval(e), with_interval(e - first, "{:+.2f}") if e is not first else "") for name, e in found.items()]
     return pd.DataFrame(lines, columns=["LeNet-300-100, 32 bits", "test error (%)", "more than as trained (points)"])
 
 
@@ -115,7 +116,7 @@ def bits_figure(
     found = {label: 100 - by_bits(rows, **chosen) for label, chosen in curves.items()}
     bits = list(next(iter(found.values())).columns)
     means = {label: table.mean() for label, table in found.items()}
-    bands = {label: np.array([interval(table[b])[1:] for b in bits]).T for label, table in found.items()}
+    bands = {label: np.array([evidence.interval(table[b])[1:] for b in bits]).T for label, table in found.items()}
     fig = lines(bits, means, title=title, xlabel="bits of a code", ylabel="MNIST test error (%, log scale)", spread=bands)
     fig.axes[0].set(yscale="log", xticks=bits)
     for number, (label, value) in enumerate((whole or {}).items()):
@@ -148,7 +149,7 @@ def size_figure(networks: pd.DataFrame, title: str) -> plt.Figure:
         points = chosen[chosen.curve == curve]
         of_choice = [100 - networks[(networks.curve == curve) & (networks.choice == c)].accuracy for c in points.choice]
         x[curve], y[curve] = points.share, [errors.mean() for errors in of_choice]
-        bands[curve] = np.array([interval(errors)[1:] for errors in of_choice]).T
+        bands[curve] = np.array([evidence.interval(errors)[1:] for errors in of_choice]).T
     xlabel = "size of the file (% of the dense network, log scale)"
     fig = lines(x, y, title=title, xlabel=xlabel, ylabel="MNIST test error (%, log scale)", spread=bands)
     fig.axes[0].set(xscale="log", yscale="log", xlim=(40, 0.6))
@@ -189,9 +190,3 @@ def parts_figure(recorded: pd.DataFrame) -> plt.Figure:
     table = pd.DataFrame(shares)
     title = "Codes and gaps take most of a file's bytes"
     return stacked_bars(table.T.to_dict(), title=title, xlabel="share of the file (%)")
-
-
-def with_interval(values: Iterable[float], form: str = ".2f") -> str:
-    """Return a mean over networks and its 95 % interval as text."""
-    mean, low, high = interval(values)
-    return f"{mean:{form}} ({low:{form}} to {high:{form}})"

@@ -1,7 +1,7 @@
 """What notebook 04 shows of recorded rows: the scan, the orders of removal, and what is left of them after retraining."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from course_lib import evidence
+from course_lib.evidence import with_interval
 from course_lib.experiments import filter_tables as tables
 from course_lib.experiments.filter_plans import PAPER
 from course_lib.experiments.points_lost import arms
@@ -19,14 +20,6 @@ from course_lib.notebook.plots import BLUE, VERMILION
 DRAWN = ("smallest L1", "random", "largest L1", "mean std", "mean", "variance of L2")
 # Arms of the fair grid: what the pruned network is compared with
 ARMS = ("L1", "scratch-E", "scratch-B", "dense")
-
-
-def with_interval(values: Iterable[float], form: str = "{:+.2f}") -> str:
-    """Return the mean over networks and its 95 % interval, in words."""
-    values = list(values)
-    if len(values) == 1:
-        return f"{form.format(values[0])} (one network)"
-    return "{} ({} to {})".format(*(form.format(figure) for figure in evidence.interval(values)))
 
 
 def networks_needed(differences: pd.Series) -> int:
@@ -163,7 +156,7 @@ def retrained_table(fair: pd.DataFrame) -> pd.DataFrame:
             if len(group):
                 at_once = f"{group.lost_at_once.mean():.1f}" if group.lost_at_once.notna().all() else "-"
                 about = (network, f"{rate}x" if method != "dense" else "1x", method, f"{group.epochs.mean():g}")
-                table.append((*about, at_once, with_interval(group.lost), str(group.seed.nunique())))
+                table.append((*about, at_once, with_interval(group.lost, "{:+.2f}"), str(group.seed.nunique())))
     columns = ["network", "fewer MACs", "arm", "epochs", "lost, not retrained", "points lost in the end", "networks"]
     return pd.DataFrame(table, columns=columns).drop_duplicates()  # the dense network is the same for each shape
 
@@ -176,7 +169,7 @@ def schedules(found: pd.DataFrame, fair: pd.DataFrame) -> pd.DataFrame:
     ours = found[(found.kind == "as published") & (found.network == "vgg-small")]
     figures = ("-", "-", "0.001, constant", "the last epoch", "not run yet")
     if len(ours):
-        fewer, lost = 100 * (1 - ours.macs / ours.dense_macs).mean(), with_interval(ours.baseline - ours.accuracy)
+        fewer, lost = 100 * (1 - ours.macs / ours.dense_macs).mean(), with_interval(ours.baseline - ours.accuracy, "{:+.2f}")
         figures = (f"{fewer:.1f} %", f"{ours.epochs.max():g}", *figures[2:4], lost)
     lines.append(("here: vgg-small-A", *figures))
     grid = arms(fair)
@@ -184,7 +177,7 @@ def schedules(found: pd.DataFrame, fair: pd.DataFrame) -> pd.DataFrame:
         group = grid[(grid.network == network) & (grid.rate == 2) & (grid.method == "L1")]
         lr = ", ".join(f"{rate:g}" for rate in sorted(set(group.lr)))
         how = f"{group.epochs.max():g}", f"rises to {lr}, falls to 0", "the last epoch"
-        lines.append((f"grid: {network}", "50 %", *how, with_interval(group.lost)))
+        lines.append((f"grid: {network}", "50 %", *how, with_interval(group.lost, "{:+.2f}")))
     return pd.DataFrame(lines, columns=["plan", "fewer MACs", "epochs", "learning rate", "reported", "points lost"])
 
 

@@ -5,7 +5,6 @@ import inspect
 import textwrap
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -48,12 +47,6 @@ PAPER_TOTALS = {"lenet-300-100": (8, 8), "lenet-5": (8, 16)}  # weights and FLOP
 PAPER_ALEXNET = "AlexNet in the paper: 5x in one step, 9x in rounds; 75 hours of training, 173 hours of retraining"
 FILE = "bytes on disk, sparse"
 EXTRA_EPOCHS = 3  # of the comparison of plans, as a step of figure 5 has
-
-
-def reveal(what: str, guess: Any, measured: str) -> None:
-    """Print a guess beside what was measured; `...` is no guess yet."""
-    yours = "you have not guessed yet" if guess is ... else f"you guessed {guess}"
-    print(f"{what}: {yours}; measured: {measured}")
 
 
 def heart() -> Markdown:

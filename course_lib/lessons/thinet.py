@@ -1,7 +1,6 @@
 """What notebook 07 shows beside its cells: choices on networks at hand, their costs, and the paper's tables for ImageNet."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -49,12 +48,6 @@ PAPER_RIVALS = (
 VGG_16 = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 THIN = (*(width // 2 for width in VGG_16[:10]), *VGG_16[10:])  # conv1_1 to conv4_3 at half their width
 FILE = "bytes on disk, sparse"
-
-
-def reveal(what: str, guess: Any, measured: str) -> None:
-    """Print a guess beside what was measured; `...` is no guess yet."""
-    yours = "you have not guessed yet" if guess is ... else f"you guessed {guess}"
-    print(f"{what}: {yours}; measured: {measured}")
 
 
 def rank_correlations(model: nn.Module, images: Tensor) -> dict[str, float]:

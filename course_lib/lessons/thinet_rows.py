@@ -1,12 +1,11 @@
 """What notebook 07 shows of recorded rows: figures and tables over independently trained networks."""
 
-from collections.abc import Iterable
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from course_lib import evidence
+from course_lib.evidence import with_interval
 from course_lib.experiments import channel_sets, points_lost
 from course_lib.experiments import thinet as runs
 from course_lib.experiments import thinet_tables as tables
@@ -27,13 +26,6 @@ ARMS = {
     "dense": "-",
 }
 CHOICES = ("LASSO", "largest contribution", "L1", "group norm", "APoZ", "random")  # arms that differ in the choice and the refit
-
-
-def with_interval(values: Iterable[float], form: str = "{:+.2f}") -> str:
-    """Return the mean over trained networks and its 95 % interval, in words."""
-    values = list(values)
-    mean, low, high = (form.format(figure) for figure in evidence.interval(values))
-    return f"{mean} (one network)" if len(values) == 1 else f"{mean} ({low} to {high})"
 
 
 def there(found: pd.DataFrame, kind: str) -> bool:
@@ -113,7 +105,7 @@ def head_to_head(grid: pd.DataFrame, network: str, rate: float) -> pd.DataFrame:
     for arm in (name for name in ARMS if name in table):
         own = arms[(arms.network == network) & (arms.rate == rate) & (arms.method == arm)]
         removed = own.removed.astype(float).mean()
-        ahead = "-" if arm == "ThiNet" else with_interval(table["ThiNet"] - table[arm])
+        ahead = "-" if arm == "ThiNet" else with_interval(table["ThiNet"] - table[arm], "{:+.2f}")
         cut = "-" if np.isnan(removed) else f"{removed:.1f}"
         lines.append((arm, ARMS[arm], f"{own.macs.mean() / 1e6:.1f} M", cut, with_interval(table[arm], "{:.2f}"), ahead))
     columns = [f"{network}, {rate}x fewer MACs", "notebook", "MACs", "just cut (%)", "retrained (%)", "ThiNet ahead (points)"]
@@ -152,7 +144,9 @@ def lead_figure(grid: pd.DataFrame) -> plt.Figure:
 def random_lead(grid: pd.DataFrame) -> str:
     """Return by how many points ThiNet is ahead of random choice after retraining, on vgg-small at half the MACs."""
     table = tables.retrained(grid, *FAIR[0])
-    return f"{with_interval(table['ThiNet'] - table['random'])} points" if {"ThiNet", "random"} <= set(table) else MISSING
+    return (
+        f"{with_interval(table['ThiNet'] - table['random'], '{:+.2f}')} points" if {"ThiNet", "random"} <= set(table) else MISSING
+    )
 
 
 def papers_criteria() -> pd.DataFrame:
@@ -171,12 +165,12 @@ def own_schedule(grid: pd.DataFrame) -> str:
     rate, epochs = float(own.rate.iloc[0]), own.epochs.iloc[0]
     lost = (own.baseline - own.accuracy).groupby(own.seed).mean()
     last = f"{epochs - len(own.widths.iloc[0]):g} of them at the end"
-    sentence = f"{about} at {rate:g}x fewer MACs, {epochs:g} epochs, {last}: {with_interval(lost)} points lost"
+    sentence = f"{about} at {rate:g}x fewer MACs, {epochs:g} epochs, {last}: {with_interval(lost, '{:+.2f}')} points lost"
     at_once = tables.retrained(grid, "vgg-small", rate)
     if at_once.empty:
         return f"{sentence}; one cut with as many epochs: {MISSING}."
     lost = (at_once["trained network"] - at_once["ThiNet"]).loc[lambda losses: losses.index.isin(own.seed)]
-    return f"{sentence}; one cut by ThiNet with as many epochs: {with_interval(lost)}."
+    return f"{sentence}; one cut by ThiNet with as many epochs: {with_interval(lost, '{:+.2f}')}."
 
 
 def tuning_table(found: pd.DataFrame) -> pd.DataFrame:
@@ -274,7 +268,11 @@ def images_table(found: pd.DataFrame) -> pd.DataFrame:
     accuracies = tables.by_images(found)
     gains = accuracies - accuracies.loc[10]
     lines = [
-        (f"{int(count)}", with_interval(values, "{:.1f}"), "-" if count == 10 else with_interval(gains.loc[count], "{:+.1f}"))
+        (
+            f"{int(count)}",
+            with_interval(values, "{:.1f}"),
+            "-" if count == 10 else with_interval(gains.loc[count], "{:+.1f}"),
+        )
         for count, values in accuracies.iterrows()
     ]
     return pd.DataFrame(lines, columns=["images per class", "accuracy (%), not retrained", "against 10 per class (points)"])

@@ -1,12 +1,11 @@
 """What notebook 03 shows of recorded rows: tables, figures and claims over five independently trained networks."""
 
-from collections.abc import Collection
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from course_lib import evidence
+from course_lib.evidence import with_interval
 from course_lib.experiments import network_trimming as runs
 from course_lib.experiments import trimming_tables as tables
 from course_lib.notebook import Claim, plots
@@ -14,11 +13,6 @@ from course_lib.notebook import Claim, plots
 # To the last shape of trimming in rounds; the dense network, trained on for as long, keeps its own
 WAYS = ("rounds", "one cut", "from scratch", "from scratch, longer", "dense")
 FALLS = dict(removed="{:.0f}", accuracy="{:.2f}")  # accuracies, and how their falls are written
-
-
-def with_interval(values: Collection[float], form: str = "{:.2f}") -> str:
-    """Return the mean over networks and its 95 % interval, in words."""
-    return "{} ({} to {})".format(*(form.format(figure) for figure in evidence.interval(values)))
 
 
 def rounds_table(found: pd.DataFrame) -> pd.DataFrame:
@@ -125,7 +119,13 @@ def ways_to_a_shape(found: pd.DataFrame) -> pd.DataFrame:
     last = tables.ends(found)
     before = last.loc["dense"]
     table = [
-        ("trained network", f"{tables.PARAMETERS:,.0f}", f"{before.before.iloc[0]:g}", "", with_interval(100 - before.baseline))
+        (
+            "trained network",
+            f"{tables.PARAMETERS:,.0f}",
+            f"{before.before.iloc[0]:g}",
+            "",
+            with_interval(100 - before.baseline),
+        )
     ]
     for way in WAYS:
         group = last.loc[way]

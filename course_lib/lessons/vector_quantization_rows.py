@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.ticker import NullLocator
 
 from course_lib import evidence
+from course_lib.evidence import with_interval
 from course_lib.experiments import quantization_tables as tables
 from course_lib.experiments import rate_and_loss
 from course_lib.experiments import vector_quantization as runs
@@ -90,7 +91,7 @@ def alone_table(recorded: pd.DataFrame) -> pd.DataFrame:
     ):
         rate = group.rate.mean() if layers == runs.ALL else tables.layer_rate(network, layers, method, setting)
         name = f"{tables.NAMES[network]}: {tables.METHODS[method]}, {_told(method, setting)}"
-        table.setdefault(name, {})[layers] = f"{_mean_and_interval(group.lost)} at {rate:.1f}x"
+        table.setdefault(name, {})[layers] = f"{with_interval(group.lost)} at {rate:.1f}x"
     columns = ["fc1", "fc2", "fc3", runs.ALL]
     lines = pd.DataFrame.from_dict(table, orient="index")[columns].fillna("-")
     return lines.rename_axis("points lost on mnist").reset_index()
@@ -99,7 +100,7 @@ def alone_table(recorded: pd.DataFrame) -> pd.DataFrame:
 def pairs_table(recorded: pd.DataFrame) -> pd.DataFrame:
     """Return the test points that fc2 and fc3 of LeNet-300-100 lose alone by PQ, and what fc1 loses near the same rate."""
     pairs = tables.pairs_of_layers(recorded)
-    told = {layer: [f"{_mean_and_interval(arm.lost)} at {arm.rate:.1f}x" for arm in pair] for layer, pair in pairs.items()}
+    told = {layer: [f"{with_interval(arm.lost)} at {arm.rate:.1f}x" for arm in pair] for layer, pair in pairs.items()}
     return pd.DataFrame([dict(layer=layer, alone=alone, fc1=fc1) for layer, (alone, fc1) in told.items()]).rename(
         columns={"layer": "PQ, LeNet-300-100", "alone": "it loses", "fc1": "fc1 loses"}
     )
@@ -149,8 +150,3 @@ def structure_times(recorded: pd.DataFrame) -> dict[str, str]:
         told = [f"{layout} x {times[method, layout]:.2f}" for layout in ("columns moved", "segments exchanged", "shuffled")]
         found[tables.METHODS[method]] = f"{_told(method, setting)} (fc1 {rate:.1f}x smaller): {', '.join(told)}"
     return found
-
-
-def _mean_and_interval(values: pd.Series) -> str:
-    mean, low, high = evidence.interval(values)
-    return f"{mean:.2f} ({low:.2f} to {high:.2f})"

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from course_lib import evidence
+from course_lib.evidence import with_interval
 from course_lib.notebook import Claim, plots
 
 
@@ -40,11 +41,6 @@ def gained(rows: pd.DataFrame, **values: Any) -> list[float]:
     """Return, per trained network, the accuracy at the end minus that of the network that the run started from, in points."""
     found = chosen(rows, **values)
     return (found.accuracy - found.baseline).groupby(found.seed).mean().tolist()
-
-
-def in_words(values: Sequence[float], form: str = "+.2f") -> str:
-    """Return the mean over the networks, and its 95 % interval in brackets."""
-    return "{0:{form}} ({1:{form}} to {2:{form}})".format(*evidence.interval(values), form=form)
 
 
 # Of figure 5, in the order of their colours
@@ -134,7 +130,7 @@ def arms(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """Return per arm, which these columns tell apart, its epochs, MACs, mean test error with its 95 % interval, and networks."""
     lines = []
     for names, found in rows.groupby(list(columns), sort=False):
-        figures = (f"{found.epochs.mean():.0f}", f"{found.macs.mean():,.0f}", in_words(100 - found.accuracy, ".2f"))
+        figures = (f"{found.epochs.mean():.0f}", f"{found.macs.mean():,.0f}", with_interval(100 - found.accuracy))
         names = [f"{name:.0f}x" if isinstance(name, float) else name for name in names]
         lines.append((*names, *figures, found.seed.nunique()))
     return pd.DataFrame(lines, columns=[*columns, "epochs", "MACs", "test error (%), 95 % interval", "networks"])
@@ -177,7 +173,9 @@ def leads(rows: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> pd.DataFr
     rates = sorted(chosen(curves, group="L2").rate.unique())
     table = {"rate": [f"{rate:.0f}x" for rate in rates]}
     for column, arms in pairs.items():
-        table[column] = [in_words(paired(curves, *(dict(method=arm, rate=rate) for arm in arms))) for rate in rates]
+        table[column] = [
+            with_interval(paired(curves, *(dict(method=arm, rate=rate) for arm in arms)), "{:+.2f}") for rate in rates
+        ]
     return pd.DataFrame(table)
 
 

@@ -21,11 +21,12 @@ from course_lib.data import Splits
 from course_lib.evidence import DOES_NOT, HOLDS, NOT_TESTED, Verdict
 from course_lib.notebook import plots
 from course_lib.notebook.checks import check
+from course_lib.notebook.guesses import reveal
 from course_lib.notebook.pictures import figure
 from course_lib.notebook.rich import Rich
 from course_lib.tables import as_text
 
-__all__ = ["Claim", "Environment", "check", "claims", "figure", "full", "plots", "show", "start"]
+__all__ = ["Claim", "Environment", "check", "claims", "figure", "full", "plots", "reveal", "show", "start"]
 
 INTERRUPTED = (
     "You interrupted this cell before it was done. Nothing half-done was kept: "

@@ -9,6 +9,7 @@ import torch
 
 from course_lib import data, models
 from course_lib.drawings import thinet as drawings
+from course_lib.evidence import with_interval
 from course_lib.experiments import channel_sets, comparison
 from course_lib.experiments import thinet as runs
 from course_lib.experiments import thinet_tables as tables
@@ -112,7 +113,7 @@ def test_head_to_head_pairs_networks():
         table = thinet_rows.head_to_head(grid, *place)
         table = table.set_index(table.columns[0])
         assert list(table.index) == [arm for arm in thinet_rows.ARMS if arm in LOSSES]
-        ahead = {arm: thinet_rows.with_interval([LOSSES[arm] - LOSSES["ThiNet"]] * NETWORKS) for arm in table.index[1:]}
+        ahead = {arm: with_interval([LOSSES[arm] - LOSSES["ThiNet"]] * NETWORKS, "{:+.2f}") for arm in table.index[1:]}
         assert table["ThiNet ahead (points)"].to_dict() == {"ThiNet": "-"} | ahead
     (ax,) = thinet_rows.lead_figure(grid).axes
     assert ax.get_title() == "Retrained, ThiNet is -0.5 to +0.5 points from the other choices", "scratch and dense are no choices"
@@ -125,7 +126,7 @@ def test_tables_and_figures_of_made_up_rows(monkeypatch):
     lines = runs.paper_table(found)
     assert len(lines) == 36 and set(lines.networks) == {NETWORKS}
     tuned = thinet_rows.tuning_table(found)
-    changes = [thinet_rows.with_interval([-100 * lr] * 3, "{:+.1f}") for _, lr, _ in runs.TUNING]
+    changes = [with_interval([-100 * lr] * 3, "{:+.1f}") for _, lr, _ in runs.TUNING]
     assert tuned["change, test (points)"].tolist() == changes and set(tuned.networks) == {NETWORKS}
     assert thinet_rows.leads(found)["rescaling gains (points)"].tolist() == ["+5.0 (+5.0 to +5.0)"] * 6
     assert thinet_rows.images_table(found)["against 10 per class (points)"].tolist()[1:] == ["-", "+0.9 (+0.9 to +0.9)"]

@@ -1,4 +1,4 @@
-"""What notebook 02 shows beside its cells: guesses, the loop's source, the tournament, and the arms of its claims."""
+"""What notebook 02 shows beside its cells: the loop's source, the tournament, and the arms of its claims."""
 
 import copy
 
@@ -16,15 +16,6 @@ from course_lib.surgery.dead_neurons import remove_dead_neurons
 from course_lib.training import evaluate
 
 pytestmark = pytest.mark.timeout(240)
-
-
-def test_a_guess_stands_beside_the_measurement(capsys):
-    sparse_networks.reveal("the rate", ..., "12x")
-    sparse_networks.reveal("the rate", 5, "12x")
-    assert capsys.readouterr().out.splitlines() == [
-        "the rate: you have not guessed yet; measured: 12x",
-        "the rate: you guessed 5; measured: 12x",
-    ]
 
 
 def test_the_loop_that_is_shown_is_the_one_that_runs():
