@@ -18,42 +18,42 @@ MARKS = {"trimmed": "s", "pruned": "^", "coded": "o"}
 
 
 def stages_figure(found: pd.DataFrame) -> plt.Figure:
-    """Draw the points lost against the bytes of the file: to the left from stage to stage, to the right all coded files.
+    """Draw the points lost against the bytes of the file: above from stage to stage, below all coded files.
 
-    A colour per start. To the left the path to each start's smallest file without loss on validation images (to the smallest
-    file of all, where none is without loss); to the right means of the networks with their 95 % interval, a line per start
+    A colour per start. Above the path to each start's smallest file without loss on validation images (to the smallest
+    file of all, where none is without loss); below the means of the networks with their 95 % interval, a line per start
     and number of bits.
 
     Args:
         found: recorded rows; those of kind 'stack' are drawn.
     """
     means = tables.means(found)
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.8), sharey=True)
+    fig, (above, below) = plt.subplots(2, 1, figsize=(plots.WIDTH, 6.4), sharex=True)
     colours = dict(zip(means.start.unique(), plots.COLOURS, strict=False))
     for start, colour in colours.items():
         group = means[means.start == start]
         path = _path(found, group)
-        left.plot(path.bytes / 1000, path.lost, color=colour, linewidth=1, alpha=0.6)
+        above.plot(path.bytes / 1000, path.lost, color=colour, linewidth=1, alpha=0.6)
         for row in path.itertuples():
-            left.plot(row.bytes / 1000, row.lost, MARKS[row.stage], color=colour, markersize=7)
+            above.plot(row.bytes / 1000, row.lost, MARKS[row.stage], color=colour, markersize=7)
         for bits, line in group[group.stage == "coded"].groupby("bits"):
             errors = [line.lost - line.low, line.high - line.lost] if (line.networks > 1).all() else None
             style = "-" if bits == group.bits.max() else "--"
-            right.errorbar(
+            below.errorbar(
                 line.bytes / 1000, line.lost, errors, fmt=f"o{style}", color=colour, markersize=4, linewidth=1, capsize=2
             )
     widths = sorted(means[means.stage == "coded"].bits.unique(), reverse=True)
     coded = "Coded files; solid: " + ", dashed: ".join(f"{bits} bits" for bits in widths)
-    for ax, title in ((left, "Stage by stage"), (right, coded)):
-        ax.axhline(evidence.RELEVANT["mnist"], color="grey", linewidth=1, linestyle=":")
-        ax.set(xscale="log", xlabel="kilobytes of the file", title=title)
+    for ax, title in ((above, "Stage by stage"), (below, coded)):
+        ax.axhline(evidence.RELEVANT["mnist"], color=plots.INK, linewidth=1, linestyle=":")
+        ax.set(xscale="log", ylabel="points lost", title=title)
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter(NullFormatter())
-    left.set_ylabel("points of test accuracy lost")
-    left.legend([plt.Line2D([], [], marker=mark, linestyle="", color="grey") for mark in MARKS.values()], list(MARKS))
-    right.legend([plt.Line2D([], [], color=colour) for colour in colours.values()], list(colours), fontsize=8)
-    fig.suptitle(_title(found), x=0.01, ha="left", fontsize=11)
+    below.set_xlabel("kilobytes of the file")
+    above.legend([plt.Line2D([], [], marker=mark, linestyle="", color=plots.INK) for mark in MARKS.values()], list(MARKS))
+    below.legend([plt.Line2D([], [], color=colour) for colour in colours.values()], list(colours))
+    fig.suptitle(_title(found), x=0.01, ha="left")
     return fig
 
 

@@ -1,15 +1,14 @@
-"""What notebook 08 shows beside its cells: schematics, figures of recorded rows and the claims."""
+"""What notebook 08 shows beside its cells: figures of recorded rows and the claims."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from torch import nn
 
 from course_lib import evidence
 from course_lib.data import Split
-from course_lib.experiments import one_shot, points_lost
+from course_lib.experiments import file_targets, one_shot, points_lost
 from course_lib.experiments.currencies import CURRENCIES
 from course_lib.notebook import Claim, plots
 
@@ -30,7 +29,8 @@ PAPERS = {  # arm -> the claim
     "LASSO": "the LASSO finds the channels to keep (He)",
     "ThiNet": "what the next layer misses least can go (Luo)",
 }
-COLOURS = dict(zip(points_lost.LINES, (*plots.COLOURS, "#8B6914", "dimgrey", "black", "#999999"), strict=True))
+CRITERIA, SINGLE = "criteria for filters", "single weights, codes"
+FAMILIES = {CRITERIA: plots.BLUE, "random": plots.ORANGE, "dense": plots.GREEN, "scratch": plots.VERMILION, SINGLE: plots.PURPLE}
 WHEN = {"retrained": "lost", "not retrained": "lost_at_once"}
 
 
@@ -43,7 +43,7 @@ def headlines_figure() -> plt.Figure:
     """Draw the papers' main results as bars, a colour for each thing that is counted."""
     table = headlines()
     colours = dict(zip(table.counted.unique(), plots.COLOURS, strict=False))
-    fig, ax = plt.subplots(figsize=(7.0, 3.2))
+    fig, ax = plt.subplots(figsize=(plots.WIDTH, 3.2))
     bars = ax.barh(table.paper, table["times less"], color=[colours[counted] for counted in table.counted])
     ax.bar_label(
         bars, [f"{rate:g}x {counted}" for rate, counted in zip(table["times less"], table.counted, strict=True)], padding=3
@@ -56,71 +56,21 @@ def headlines_figure() -> plt.Figure:
     return fig
 
 
-def grid_schematic() -> plt.Figure:
-    """Draw the fair grid: from each trained network every arm goes to the same shape and through the same training."""
-    fig, ax = plt.subplots(figsize=(8.0, 3.4))
-    ax.set(xlim=(0, 10), ylim=(0.1, 4.9))
-    ax.axis("off")
-    ax.text(1.1, 2.5, "a trained\nnetwork\n(three of each)", ha="center", va="center", bbox=_box(plots.SKY))
-    ways = {
-        "six criteria,\nthe same widths": plots.BLUE,
-        "random choice,\nthe same widths": plots.ORANGE,
-        "random weights,\nthe same widths": plots.VERMILION,
-        "no cut:\nthe dense network": plots.GREEN,
-    }
-    for y, (way, colour) in zip((4.3, 3.1, 1.9, 0.7), ways.items(), strict=True):
-        ax.text(4.0, y, way, ha="center", va="center", fontsize=9, bbox=_box(colour))
-        ax.text(9.1, y, "test accuracy", ha="center", va="center", bbox=_box("lightgrey"))
-        if colour != plots.VERMILION:  # random weights do not come from the trained network
-            ax.annotate("", (2.85, y), (2.05, 2.5), arrowprops=dict(arrowstyle="->", color="grey"))
-        ax.annotate("", (8.1, y), (5.15, y), arrowprops=dict(arrowstyle="->", color="grey"))
-    ax.add_patch(plt.Rectangle((6.0, 0.25), 1.1, 4.5, facecolor="white", edgecolor="grey", zorder=3))
-    ax.text(6.55, 2.5, "20 epochs, same images, same order", ha="center", va="center", rotation=90, zorder=4)
-    ax.set_title("All arms share the shape and the budget; only the choice differs")
-    return fig
-
-
-def _box(colour: str) -> dict:
-    return dict(boxstyle="round,pad=0.35", facecolor=colour, alpha=0.35, edgecolor="grey")
-
-
-def verdict_film(pairs: Mapping[str, Collection[float]], margin: float) -> plt.Figure:
-    """Draw the interval of a mean difference and its verdict as networks come in, one frame after another.
-
-    Args:
-        pairs: name of a comparison -> paired differences in points, one per trained network.
-        margin: that a difference has to exceed.
-    """
-    frames = max(map(len, pairs.values()))
-    fig, axes = plt.subplots(1, frames, figsize=(9.0, 2.6), sharey=True)
-    for count, ax in enumerate(np.atleast_1d(axes), start=1):
-        for place, (differences, colour) in enumerate(zip(pairs.values(), plots.COLOURS, strict=False)):
-            found = evidence.verdict(list(differences)[:count], margin=margin)
-            ax.plot(np.clip([found.low, found.high], -4, 6), [place, place], color=colour, linewidth=3, alpha=0.5)
-            ax.scatter(list(differences)[:count], [place] * count, color=colour, s=18, zorder=3)
-            ax.text(1.0, place + 0.18, found.label, ha="center", fontsize=8.5)
-        ax.axvline(margin, color="black", linestyle=":", linewidth=1)
-        ax.set(xlim=(-4, 6), ylim=(-0.5, len(pairs) - 0.3), xlabel="points ahead", title=f"{count} network{'s' * (count > 1)}")
-    np.atleast_1d(axes)[0].set_yticks(range(len(pairs)), list(pairs))
-    fig.suptitle("The interval shrinks with every network, and a verdict may appear", x=0.01, ha="left", fontsize=11)
-    return fig
-
-
 def losses_figure(found: pd.DataFrame, title: str) -> plt.Figure:
     """Draw the points that each arm loses before and after retraining, with 95 % intervals, both networks at half the MACs."""
     lines = points_lost.arms(found)
     arms = [arm for arm in points_lost.LINES if arm in set(lines[lines.rate == 2].method)]
-    fig, axes = plt.subplots(1, 2, figsize=(9.0, 4.0), sharey=True)
+    fig, axes = plt.subplots(1, 2, figsize=(plots.WIDTH, 5.2), sharey=True)
     for ax, (when, column) in zip(axes, reversed(WHEN.items()), strict=True):
         for (network, rate), colour, shift in zip(SHAPES, plots.COLOURS, (-0.15, 0.15), strict=False):
             for place, arm in enumerate(arms):
                 chosen = lines[(lines.network == network) & (lines.rate == rate) & (lines.method == arm)]
                 _interval(ax, chosen[column].dropna(), place + shift, colour, network if place == 0 else None)
-        ax.axvline(0, color="grey", linewidth=0.8)
-        ax.set(xlabel=f"points of test accuracy lost, {when}", yticks=range(len(arms)), yticklabels=arms)
+        ax.axvline(0, color=plots.INK, linewidth=0.8)
+        ax.set(xlabel=f"test accuracy lost\n(points), {when}", yticks=range(len(arms)), yticklabels=arms)
     axes[0].invert_yaxis()
-    axes[1].legend(fontsize=8)
-    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    fig.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    fig.suptitle(title, x=0.01, ha="left")
     return fig
 
 
@@ -134,46 +84,54 @@ def _interval(ax: plt.Axes, values: pd.Series, place: float, colour: str, label:
 
 def factors_figure(factors: Mapping[str, pd.Series], title: str) -> plt.Figure:
     """Draw how far each decision moves the test accuracy: a dot per choice, a line of dots per decision."""
-    fig, ax = plt.subplots(figsize=(8.0, 3.2))
-    for place, (values, colour) in enumerate(zip(factors.values(), plots.COLOURS, strict=False)):
+    fig, ax = plt.subplots(figsize=(plots.WIDTH, 4.0))
+    left = min(values.min() for values in factors.values()) - 0.1
+    for place, ((name, values), colour) in enumerate(zip(factors.items(), plots.COLOURS, strict=False)):
         ax.plot([values.min(), values.max()], [place, place], color=colour, linewidth=6, alpha=0.25)
         ax.scatter(values, [place] * len(values), color=colour, s=22)
-        for choice, ha in ((values.idxmin(), "right"), (values.idxmax(), "left")):
-            ax.text(values[choice] + (0.06 if ha == "left" else -0.06), place, str(choice), ha=ha, va="center", fontsize=8.5)
-    ax.set(yticks=range(len(factors)), yticklabels=list(factors), xlabel="test accuracy (%)", title=title)
-    ax.margins(x=0.3)
-    ax.invert_yaxis()
+        ax.text(left, place - 0.25, f"{name}: {values.idxmin()} to {values.idxmax()}", va="bottom")
+    ax.set(xlabel="test accuracy (%)", title=title, ylim=(len(factors) - 0.6, -0.9))
+    ax.yaxis.set_visible(False)
     return fig
 
 
 def currencies_figure(priced: pd.DataFrame) -> plt.Figure:
-    """Draw points lost against times less in each currency, a picture per currency, an interval per arm."""
-    fig, axes = plt.subplots(2, 3, figsize=(9.6, 6.0), sharey=True)
+    """Draw points lost against times less, a picture per currency, an interval per arm; arms of a shape lie side by side."""
+    fig, axes = plt.subplots(3, 2, figsize=(plots.WIDTH, 7.6), sharey=True)
     markers = dict(zip(priced.network.unique(), plots.MARKERS, strict=False))
-    others = [arm for arm in priced.method.unique() if arm not in COLOURS]
-    colours = COLOURS | dict(zip(others, plt.get_cmap("tab20").colors, strict=False))
     for ax, (currency, name) in zip(axes.flat, CURRENCIES.items(), strict=False):
-        for number, (method, group) in enumerate(priced.dropna(subset=currency).groupby("method", sort=False)):
-            for (network, _rate), lines in group.groupby(["network", "rate"]):
-                mean, low, high = evidence.interval(lines.lost)
-                error = [[mean - low], [high - mean]] if len(lines) > 1 else None
-                beside = 0 if method == "dense" else 0.015 * (number - 4)  # not on top of each other
-                x = lines[currency].mean() * (1 + beside)
-                ax.errorbar(x, mean, yerr=error, fmt=markers[network], markersize=4, color=colours[method], elinewidth=0.9)
-        ax.set(xscale="log", xlabel=f"times less: {name}")
+        for (network, _rate), shape in priced.dropna(subset=currency).groupby(["network", "rate"]):
+            for number, (arm, lines) in enumerate(shape.groupby("method", sort=False)):
+                beside = 1 if arm == "dense" else 1 + 0.02 * (number - 4)
+                _standing(ax, lines, lines[currency].mean() * beside, markers[network], FAMILIES[family(arm)])
+        ax.set(xscale="log", title=name)
         top = max(4.5, priced[currency].max() * 1.15)
-        ticks = [tick for tick in (1, 1.5, 2, 3, 4, 8, 16) if tick <= top]
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ticks = [tick for tick in (1, 2, 4, 8, 16, 32) if tick <= top]
+        ax.set_xticks(ticks, [f"{tick}x" for tick in ticks])
         ax.set_xlim(0.9 * min(1, priced[currency].min()), top)
         ax.minorticks_off()
-    for ax in axes[:, 0]:
-        ax.set_ylabel("points of test accuracy lost")
-    handles = [plt.Line2D([], [], marker=mark, linestyle="", color="black", label=net) for net, mark in markers.items()]
-    handles += [plt.Line2D([], [], marker="o", linestyle="", color=colours[arm], label=arm) for arm in priced.method.unique()]
     axes.flat[-1].axis("off")
-    axes.flat[-1].legend(handles=handles, loc="center", fontsize=7.5, ncols=2)
-    fig.suptitle("The same networks in five currencies: what is saved depends on what is counted", x=0.01, ha="left", fontsize=11)
+    handles = [plt.Line2D([], [], marker=mark, linestyle="", color=plots.INK, label=net) for net, mark in markers.items()]
+    used = {family(arm) for arm in priced.method}
+    handles += [plt.Line2D([], [], linewidth=4, color=FAMILIES[name], label=name) for name in FAMILIES if name in used]
+    axes.flat[-1].legend(handles=handles, loc="center")
+    fig.supylabel("points of test accuracy lost", fontsize=plots.TEXT)
+    fig.supxlabel("times less", fontsize=plots.TEXT)
     return fig
+
+
+def family(arm: str) -> str:
+    """Return the key of FAMILIES to which an arm belongs."""
+    if arm in (file_targets.SPARSE, file_targets.DEEP, file_targets.QUANTIZED):
+        return SINGLE
+    return arm.split("-")[0] if arm in ("random", "dense", "scratch-E", "scratch-B") else CRITERIA
+
+
+def _standing(ax: plt.Axes, lines: pd.DataFrame, x: float, marker: str, colour: str) -> None:
+    """The mean of an arm's points lost with its 95 % interval, standing at a place; no interval for a single network."""
+    mean, low, high = evidence.interval(lines.lost)
+    error = [[mean - low], [high - mean]] if len(lines) > 1 else None
+    ax.errorbar(x, mean, yerr=error, fmt=marker, markersize=4, color=colour, elinewidth=0.9)
 
 
 def cut(method: str, model: nn.Module, widths: Mapping[str, int], images: Split, positions: int = 10) -> nn.Module:
