@@ -88,7 +88,7 @@ def test_the_tournament_scores_a_function_and_leaves_the_network_alone():
         net, test, {"one value": lambda w, bits: (torch.zeros(w.shape, dtype=int), w.mean()[None])}, bits=2
     )
     assert table["weights (kB)"].tolist() == ["1,064.8", f"{(266_200 / 4 + 3 * 4) / 1e3:,.1f}"]
-    accuracies = table["test accuracy (%)"].astype(float)
+    accuracies = table["validation accuracy (%)"].astype(float)
     assert accuracies[0] > 90 > 30 > accuracies[1]
     assert torch.equal(net.fc1.weight, before)
 

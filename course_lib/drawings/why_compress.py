@@ -104,7 +104,7 @@ def paper_map() -> plt.Figure:
 
 LEGEND = (
     "Orange: a filter, the map it makes, and the channel",
-    "that reads it. They go together: fewer MACs.",
+    "that reads it. All go together: fewer MACs.",
     "04 Li looks at the weights of the filter,",
     "03 Hu at the zeros in its map,",
     "06 He, 07 Luo at how far the output changes.",

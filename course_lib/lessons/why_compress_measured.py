@@ -229,18 +229,18 @@ def batch_figure(
     return fig
 
 
-def tournament(net: nn.Module, test: Split, ways: Mapping[str, Compress], bits: int) -> pd.DataFrame:
-    """Return the test accuracy of a network after all of its dense layers were compressed, for each way to do it.
+def tournament(net: nn.Module, split: Split, ways: Mapping[str, Compress], bits: int) -> pd.DataFrame:
+    """Return the accuracy of a network after all of its dense layers were compressed, for each way to do it.
 
     Args:
         net: with dense layers; it is left as it was.
-        test: what the accuracy is measured on.
+        split: what the accuracy is measured on.
         ways: name -> function of a weight tensor and the bits per weight that returns codes and codebook.
         bits: per weight.
     """
     dense = [name for name, layer in net.named_modules() if isinstance(layer, nn.Linear)]
     plain = sum(machine.FLOAT * net.get_submodule(name).weight.numel() for name in dense)
-    rows = [("none, 32 bits per weight", plain, evaluate(net, test))]
+    rows = [("none, 32 bits per weight", plain, evaluate(net, split))]
     for way, compress in ways.items():
         size, copied = 0.0, copy.deepcopy(net)
         for name in dense:
@@ -248,9 +248,9 @@ def tournament(net: nn.Module, test: Split, ways: Mapping[str, Compress], bits: 
             codes, codebook = compress(weight.cpu(), bits)
             weight.copy_(codebook[codes.long()])
             size += codes.numel() * bits / 8 + machine.FLOAT * len(codebook)
-        rows.append((f"{way}, {bits} bits", size, evaluate(copied, test)))
+        rows.append((f"{way}, {bits} bits", size, evaluate(copied, split)))
     named = [(way, f"{size / 1e3:,.1f}", f"{100 * accuracy:.2f}") for way, size, accuracy in rows]
-    return pd.DataFrame(named, columns=["codebook", "weights (kB)", "test accuracy (%)"])
+    return pd.DataFrame(named, columns=["codebook", "weights (kB)", "validation accuracy (%)"])
 
 
 def clustered_codebook(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
