@@ -84,6 +84,9 @@ def test_claims_put_the_verdict_in_words(monkeypatch):
     assert [line["verdict"] for line in lines] == ["holds", "does not hold here", "holds", "not tested here"]
     assert (lines[2]["effect"], lines[2]["networks"], lines[2]["epochs"]) == ("+0.20", "3", "8 and 8")
     assert lines[2]["95 % interval"] == "-0.05 to +0.45"
+    near, far = evidence.verdict([0.103, 0.104, 0.105], margin=0.1), evidence.verdict([0.3, 0.4, 0.5], margin=0.1)
+    ends = [notebook.Claim("a", "", "", found).line()["95 % interval"] for found in (near, far)]
+    assert ends == ["+0.102 to +0.106", "+0.15 to +0.65"]  # "+0.10 to +0.11" would hide that it is above 0.1
     table = notebook.claims(*rows)
     assert "+0.20" in repr(table) and "a &lt; b" in table._repr_html_()
     assert "networks" not in repr(notebook.claims(*rows[:2]))

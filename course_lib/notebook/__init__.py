@@ -135,7 +135,7 @@ class Claim(NamedTuple):
         if isinstance(self.evidence, Verdict):
             label, networks = self.evidence.label, str(self.evidence.networks)
             effect = f"{self.evidence.mean:+.2f}"
-            interval = f"{self.evidence.low:+.2f} to {self.evidence.high:+.2f}" if self.evidence.networks > 1 else "none"
+            interval = _ends(self.evidence) if self.evidence.networks > 1 else "none"
         else:
             label = {True: HOLDS, False: DOES_NOT, None: NOT_TESTED}.get(self.evidence, self.evidence)
         if scale.name() == "smoke" and self.evidence is not None:
@@ -147,6 +147,12 @@ class Claim(NamedTuple):
 
 
 SMOKE = "stand-in data decide nothing"
+
+
+def _ends(found: Verdict) -> str:
+    """The interval, with a third digit where two would hide on which side of the margin it ends."""
+    digits = 3 if any(round(end, 2) == round(found.margin, 2) for end in (found.low, found.high)) else 2
+    return f"{found.low:+.{digits}f} to {found.high:+.{digits}f}"
 
 
 def claims(*rows: Claim) -> Rich:
