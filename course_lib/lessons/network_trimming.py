@@ -178,7 +178,7 @@ def effects_figure(model: nn.Module, images: Tensor, apoz: Mapping[str, Tensor],
         for name, part, colour in (("kept", order[:width], plots.BLUE), ("removed", order[width:], plots.VERMILION)):
             ax.scatter(shares[part], effect[part].clamp(min=1e-5), s=12, color=colour, label=name)
         ranks = (spearmanr(values.cpu(), effect).statistic for values in (shares, norms[layer]))
-        ax.set_title("{}: rank correlation {:.2f}; L1 norm {:.2f}".format(layer, *ranks))
+        ax.set_title("{}: rank correlation of the effect with APoZ {:.2f}, with the L1 norm {:.2f}".format(layer, *ranks))
         ax.set(yscale="log", xlabel=f"APoZ in {layer}", ylabel="effect (log scale)")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig

@@ -19,7 +19,7 @@ from course_lib.notebook.plots import INK, INK_ON_DARK, TEXT, WIDTH
 LARGEST = 200_000  # bytes of an SVG; above this, what is drawn inside the axes becomes pixels, and the text stays text
 DPI = 200  # of these pixels
 FALLBACK_DPI = 120  # of the PNG for viewers that show no HTML; SVG is what they lack
-FALLBACK_COLOURS = 64
+FALLBACK_COLOURS = 256  # fewer merge curves of like colours
 
 # A browser gives a picture the theme of the place where it stands, which JupyterLab and Sphinx's themes tell it
 THEME = (
