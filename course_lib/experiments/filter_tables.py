@@ -28,6 +28,11 @@ def points_lost(found: pd.DataFrame, network: str) -> pd.DataFrame:
     return pd.DataFrame({layer: curve.iloc[0] - curve.iloc[1:].mean() for layer, curve in curves(found, network).items()}).T
 
 
+def flatness(found: pd.DataFrame, network: str) -> pd.DataFrame:
+    """Return how alike the norms of each layer are, their mean over their largest; a column per seed."""
+    return pd.DataFrame(dict(_scans(found, network)["flatness"]))
+
+
 def agreement(found: pd.DataFrame, network: str, measure: str) -> pd.Series:
     """Return, by seed, the rank correlation over the layers of a measure of the scan with the points lost.
 

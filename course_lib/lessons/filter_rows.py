@@ -22,6 +22,14 @@ DRAWN = ("smallest L1", "random", "largest L1", "mean std", "mean", "variance of
 ARMS = ("L1", "scratch-E", "scratch-B", "dense")
 
 
+def flatness_table(found: pd.DataFrame, network: str) -> pd.DataFrame:
+    """Return the flatness of each layer's norms and the points lost with it pruned alone, mean over the shares, by network."""
+    flat = tables.flatness(found, network).map("{:.2f}".format)
+    lost = tables.points_lost(found, network).loc[flat.index].map("{:.0f}".format)
+    columns = {"flatness": flat.agg(", ".join, axis=1), "points lost, mean of the shares": lost.agg(", ".join, axis=1)}
+    return pd.DataFrame(columns).rename_axis("layer").reset_index()
+
+
 def networks_needed(differences: pd.Series) -> int:
     """Return how many networks would decide whether a difference is relevant, if all scatter as these few do."""
     deviation, gap = differences.std(ddof=1), abs(abs(differences.mean()) - evidence.RELEVANT["cifar10"])

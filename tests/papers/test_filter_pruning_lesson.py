@@ -38,10 +38,7 @@ def test_three_of_four_weights_of_each_layer_are_zero(vgg):
 def test_the_three_complaints_are_measured_in_another_process(vgg):
     narrow = surgery.narrow(vgg, {"conv5": range(64)}, IMAGE)
     table = lesson.complaints(vgg, narrow, dict(dense=(1.0, 20.0), narrow=(1.0, 10.0)))
-    here, there = table.iloc[2, 1:]
-    with torch.no_grad():
-        expected = narrow(IMAGE).sum().item()
-    assert float(here.split()[0]) == pytest.approx(expected, abs=1e-4) == float(there.split()[0])
+    assert float(table.iloc[2, 2].removeprefix("yes, the sum of its scores differs by ")) < 1e-4
     assert table.iloc[1, 1:].tolist() == ["20 ms", "10 ms"]
 
 
