@@ -68,6 +68,16 @@ def no_worse(differences: Iterable[float], dataset: str) -> Verdict:
     return verdict(differences, margin=-RELEVANT[dataset])
 
 
+def weakest_of(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the verdict on a claim that has to pass several tests: the one that fails, or is undecided, or holds by least.
+
+    >>> weakest_of([verdict([0.4, 0.5, 0.6]), verdict([0.1, 0.3, 0.5])]).label
+    'undecided here'
+    """
+    order = (DOES_NOT, UNDECIDED, HOLDS)
+    return min(verdicts, key=lambda found: (order.index(found.label), found.low - found.margin))
+
+
 def interval(values: Iterable[float]) -> tuple[float, float, float]:
     """Return the mean of figures of independently trained networks and the two ends of its 95 % t-interval.
 

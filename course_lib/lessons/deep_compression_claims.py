@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from course_lib.evidence import DOES_NOT, HOLDS, UNDECIDED, Verdict, better, no_worse, verdict
+from course_lib.evidence import DOES_NOT, HOLDS, UNDECIDED, Verdict, better, no_worse, verdict, weakest_of
 from course_lib.experiments import deep_compression as experiments
 from course_lib.experiments.compressed_files import PAPER_LAYERS
 from course_lib.experiments.size_curves import (
@@ -28,7 +28,7 @@ MARKS = {HOLDS: "yes", DOES_NOT: "no", UNDECIDED: "undecided"}
 
 def weakest(claim: str, measured: str, tests: Mapping[str, Verdict], epochs: str) -> Claim:
     """Return the row of a claim that has to pass several tests: its verdict is that of the weakest, 'here' names all of them."""
-    worst = weaker(*tests.values())
+    worst = weakest_of(tests.values())
     here = "; ".join(f"{name}: {test.mean:+.2f} ({MARKS[test.label]})" for name, test in tests.items())
     return Claim(claim, measured, here, worst, epochs)
 
@@ -48,7 +48,7 @@ def paper_claims(recorded: pd.DataFrame) -> list[Claim]:
         Claim("training the centroids helps", "LeNet-300-100, the paper's shares: trained less untrained, mean of 2 to 6 bits",
               "; ".join(f"{b}: {test.mean:+.2f} ({MARKS[test.label]})" for b, test in helps.items()),
               better(training[[2, 3, 4, 5, 6]].mean(axis=1), "mnist"), both_epochs(recorded)),
-        weakest("Huffman coding saves 20 to 30 % (its tables: 20 and 16 %)", "per cent of the file, the paper's setting",
+        weakest("Huffman coding saves 20 to 30 % (the totals of its tables: 20 and 16 %)", "per cent of the file, its setting",
                 {name: within(values, 20, 30) for name, values in saved.items()}, "-"),
         weakest("indices and weights take about half each (40 to 60 %)", "per cent of gaps in gaps and codes, its setting",
                 {name: within(values, 40, 60) for name, values in gaps.items()}, "-"),
@@ -157,9 +157,4 @@ def within(values: Iterable[float], low: float, high: float) -> Verdict:
     """Return the verdict on 'between low and high': that of the end which is nearer to being missed."""
     values = np.array(list(values))
     above, below = verdict(values, margin=low), verdict(-values, margin=-high)
-    return dataclasses.replace(above, label=weaker(above, below).label)
-
-
-def weaker(*verdicts: Verdict) -> Verdict:
-    """Return the verdict on a claim of several parts: it fails if one fails, and holds if all hold."""
-    return min(verdicts, key=lambda found: (DOES_NOT, UNDECIDED, HOLDS).index(found.label))
+    return dataclasses.replace(above, label=weakest_of((above, below)).label)

@@ -95,7 +95,7 @@ def rate_tables(recorded: pd.DataFrame) -> list[pd.DataFrame]:
     """Return how learning rates were chosen: a table for weights, by rate, and one for centroids, by rate times n."""
     table, tables = rate_table(recorded), []
     of_centroids = table.iloc[:, 0].str.contains("centroids")
-    for rows, unit in ((table[~of_centroids], "rate"), (table[of_centroids], "rate times n")):
+    for rows, unit in ((table[~of_centroids], "rate"), (table[of_centroids], "rate times n:")):
         rows = rows.loc[:, (rows != "").any()].rename(columns=lambda c, u=unit: c if c[0] == "v" else f"{u} {c}")
         rows = rows.rename(columns={rows.columns[0]: "setting (validation, %)"}).replace(" paper,", " 12x,", regex=True)
         tables.append(rows.reset_index(drop=True))

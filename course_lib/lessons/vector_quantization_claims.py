@@ -16,8 +16,7 @@ MARKS = {HOLDS: "yes", DOES_NOT: "no", UNDECIDED: "undecided"}
 
 def weakest(claim: str, measured: str, tests: Mapping[str, Verdict]) -> Claim:
     """Return the row of a claim that has to pass several tests: its verdict is that of the weakest, 'here' names all of them."""
-    order = (DOES_NOT, UNDECIDED, HOLDS)
-    worst = min(tests.values(), key=lambda test: (order.index(test.label), test.low - test.margin))
+    worst = evidence.weakest_of(tests.values())
     here = "; ".join(f"{name}: {test.mean:+.2f} ({MARKS[test.label]})" for name, test in tests.items())
     return Claim(claim, measured, here, worst, "none")
 

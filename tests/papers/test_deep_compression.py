@@ -468,8 +468,10 @@ def test_differences_are_paired_by_network_and_refused_for_others():
 
 def test_a_claim_of_several_parts_has_the_verdict_of_its_weakest():
     holds, fails, open_ = (evidence.verdict(values) for values in ([1, 1.1], [-1, -1.1], [1, -1]))
-    weaker, within = evidence_claims.weaker, evidence_claims.within
-    assert weaker(holds, open_) is open_ and weaker(open_, fails, holds) is fails and weaker(holds) is holds
+    weakest, within = evidence.weakest_of, evidence_claims.within
+    assert weakest([holds, open_]) is open_ and weakest([open_, fails, holds]) is fails and weakest([holds]) is holds
+    narrowly = evidence.verdict([0.1, 0.11])
+    assert weakest([holds, narrowly]) is narrowly  # of equal labels, the one that is nearest to its margin
     assert within([24.9, 25.1], 20, 30).label == evidence.HOLDS
     for outside in ([34.9, 35.1], [15.1, 14.9]):
         assert within(outside, 20, 30).label == evidence.DOES_NOT
