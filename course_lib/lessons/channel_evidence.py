@@ -236,6 +236,7 @@ def papers_claims(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
     end, whole = (tables.accuracies(fair, "resnet-20", 2, column) for column in ("accuracy", "baseline"))
     loss, epochs = whole[LASSO] - end[LASSO], f"{fair[fair.method == LASSO].epochs.max():g}"
     shallow_ones, deep_ones = lines[list(lines)[:2]].mean(axis=1), lines[list(lines)[-2:]].mean(axis=1)
+    by_layer = ", ".join(f"{layer} {lost[layer]:.0f}" for layer in lines)
     both = f"{rules['neither'].mean():.2f} / {rules['both'].mean():.2f} points lost"
     return [
         _at_every_rate(found, RESPONSE),
@@ -243,7 +244,7 @@ def papers_claims(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
         Claim("max response can be worse than first k on deep layers*", f"{' and '.join(list(lines)[-2:])} alone, top-1",
               f"first k ahead by {-deep.mean():+.2f} points", evidence.better(-deep, "cifar10"), "0"),
         Claim("shallow layers are more redundant", f"{', '.join(list(lines)[:2])} against {', '.join(list(lines)[-2:])}, top-1",
-              f"{shallow_ones.mean():.2f} / {deep_ones.mean():.2f} points lost; at 4x {lost.iloc[0]:.2f} to {lost.iloc[-2]:.2f}",
+              f"{shallow_ones.mean():.2f} / {deep_ones.mean():.2f} points lost; at 4x {by_layer}",
               evidence.better(deep_ones - shallow_ones, "cifar10"), "0"),
         Claim("both residual rules save points (ResNet-50, top-5: 8.0 -> 4.0 lost)", "ResNet-20 at 2x, top-1: neither / both",
               both, evidence.better(rules["neither"] - rules["both"], "cifar10"), "0"),
