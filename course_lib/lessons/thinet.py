@@ -10,8 +10,7 @@ from torch.optim.swa_utils import update_bn
 
 from course_lib import cost, surgery
 from course_lib.data import Split, Splits
-from course_lib.experiments import channel_sets, one_shot
-from course_lib.experiments import thinet as runs
+from course_lib.experiments import channel_sets
 from course_lib.notebook import plots
 from course_lib.papers import thinet as paper
 from course_lib.papers.filter_pruning import filter_norms
@@ -94,17 +93,6 @@ def one_layer(model: nn.Module, layer: str, keep: int, images: Tensor, unseen: T
         lines.append((name, f"{100 * lost:.1f}", f"{100 * before:.1f}", f"{100 * evaluate(pruned, test):.1f}"))
     columns = [f"{keep} filters of {layer} kept by", "output lost (%)", "accuracy (%)", "statistics renewed (%)"]
     return pd.DataFrame(lines, columns=columns)
-
-
-def renewed_table(model: nn.Module, splits: Splits, some: Split, share: float) -> pd.DataFrame:
-    """Return the accuracy of the whole network by criterion, not retrained, before and after its batch norms measure anew."""
-    lines = []
-    for criterion in (one_shot.THINET, one_shot.NOT_RESCALED, one_shot.L1, one_shot.RANDOM):
-        pruned = runs.cut(criterion, model, runs.widths(model, share, splits), some, positions=10, seed=0)
-        before = evaluate(pruned, splits.test)
-        update_bn(some.images.split(100), pruned)
-        lines.append((criterion, f"{100 * before:.1f}", f"{100 * evaluate(pruned, splits.test):.1f}"))
-    return pd.DataFrame(lines, columns=[f"{share:.0%} of all filters kept by", "accuracy (%)", "statistics renewed (%)"])
 
 
 def costs(networks: Mapping[str, nn.Module], split: Split) -> pd.DataFrame:
