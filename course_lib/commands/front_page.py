@@ -51,16 +51,9 @@ def wanted(root: Path = ROOT) -> dict[Path, bytes]:
     for path in notebooks:
         for cell in nbformat.read(path, as_version=4).cells:
             if PICTURE in cell.metadata.get("tags", []):
-                suffix, picture = next(filter(None, (_picture(output.get("data", {})) for output in cell.outputs)))
-                files[root / IMAGES / f"{path.stem}{suffix}"] = picture
+                pages = (output.get("data", {}).get("text/html", "") for output in cell.outputs)
+                files[root / IMAGES / f"{path.stem}.svg"] = base64.b64decode(next(filter(None, map(SVG.search, pages)))[1])
     return files
-
-
-def _picture(data: dict[str, str]) -> tuple[str, bytes] | None:
-    """The file of a figure: its SVG, or the PNG of a notebook that was executed when figures had no SVG; None: no figure."""
-    if found := SVG.search(data.get("text/html", "")):
-        return ".svg", base64.b64decode(found[1])
-    return (".png", base64.b64decode(data["image/png"])) if "image/png" in data else None
 
 
 def _filled(block: re.Match) -> str:

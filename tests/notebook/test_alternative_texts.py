@@ -14,27 +14,23 @@ from course_lib.commands.execute import NOTEBOOKS
 
 COMMITTED = sorted(NOTEBOOKS.glob("*.ipynb"))
 ALT = re.compile(r'<img\b[^>]*\balt="([^"]*)"')
-# Panels had no text when these notebooks were executed; once they have been executed again, take this away
-NO_TEXT_YET = ("panel",)
 
 
-def texts(notebook: NotebookNode, exempt: tuple[str, ...] = ()) -> Iterator[tuple[int, str]]:
-    """Number of a cell and the alternative text of each figure that it shows; cells with one of the tags are left out."""
+def texts(notebook: NotebookNode) -> Iterator[tuple[int, str]]:
+    """Number of a cell and the alternative text of each figure that it shows."""
     for number, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             pictures = re.findall(r"<img\b[^>]*>|<svg\b", data.get("text/html", ""))
             if pictures:
                 yield from ((number, html.unescape(alt[1]) if (alt := ALT.match(one)) else "") for one in pictures)
-            elif {"image/png", "image/jpeg", "image/svg+xml"} & data.keys() and not set(exempt) & set(
-                cell.metadata.get("tags", [])
-            ):
+            elif {"image/png", "image/jpeg", "image/svg+xml"} & data.keys():
                 yield number, next((one["alt"] for one in output.metadata.values() if "alt" in one), "")
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_every_figure_has_a_text_of_its_own(path: Path):
-    found = list(texts(nbformat.read(path, as_version=4), NO_TEXT_YET))
+    found = list(texts(nbformat.read(path, as_version=4)))
     assert found
     bare = [number for number, alt in found if len(alt.split()) < 4]
     assert not bare, f"{path.name}: no text that tells what the figure of these cells shows: {bare}"
