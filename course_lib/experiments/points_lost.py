@@ -1,7 +1,7 @@
 """What the rows of the comparison say: points of test accuracy lost by each arm, at equal shapes and at equal file sizes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -28,12 +28,12 @@ def files(found: pd.DataFrame) -> pd.DataFrame:
     return lines.assign(lost=lines.baseline - lines.accuracy, lost_at_once=lines.baseline - lines.removed.astype(float))
 
 
-def ahead(found: pd.DataFrame, method: str, other: str, column: str = "accuracy") -> pd.DataFrame:
+def ahead(found: pd.DataFrame, method: str, other: str, column: str = "accuracy", of: Callable = arms) -> pd.DataFrame:
     """Return by how many points a method is ahead of another, a line per network and rate, a column per trained network.
 
-    These are the paired differences that `evidence.better` judges.
+    These are the paired differences that `evidence.better` judges; `of` is `arms` or `files`.
     """
-    lines = arms(found)
+    lines = of(found)
     values = lines.pivot_table(index=["network", "rate"], columns=["method", "seed"], values=column)
     if not {method, other} <= set(values.columns.get_level_values("method")):
         return pd.DataFrame()

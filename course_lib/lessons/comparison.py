@@ -1,6 +1,6 @@
 """What notebook 08 shows beside its cells: figures of recorded rows and the claims."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -152,20 +152,23 @@ def own_claims(found: pd.DataFrame) -> list[Claim]:
     """Return what we asked beyond the papers; a claim whose rows are not there was not tested."""
     fits = [_claim(found, "least squares wins where nothing is retrained", ("LASSO", "L1"), at, "removed") for at in SHAPES]
     starts = [_claim(found, "trained weights beat random ones", ("L1", "scratch-E"), at) for at in SHAPES]
-    longer = _claim(found, "... also at equal computing (Liu 2019: no)", ("L1", "scratch-B"), SHAPES[0])
-    return [*fits, *starts, longer]
+    pair, at = (file_targets.DEEP, "filter-pruning"), ("lenet-5-relu", 16)
+    return [*fits, *starts, _claim(found, "in as many bytes, codes beat fewer filters", pair, at, of=points_lost.files)]
 
 
-def _claim(found: pd.DataFrame, claim: str, pair: tuple[str, str], shape: tuple[str, int], column: str = "accuracy") -> Claim:
+def _claim(
+    found: pd.DataFrame, claim: str, pair: tuple[str, str], shape: tuple[str, int], column: str = "accuracy",
+    of: Callable = points_lost.arms,
+) -> Claim:  # fmt: skip
     measured = "{} / {}, {} at {}x".format(*pair, *shape)
-    ahead = points_lost.ahead(found, *pair, column)
+    ahead, lines = points_lost.ahead(found, *pair, column, of), of(found)
     if shape not in ahead.index:
         return Claim(claim, measured, "no rows yet", None)
-    lines = points_lost.arms(found)
+    dataset = lines[lines.network == shape[0]].dataset.iloc[0]
     lines = lines[(lines.network == shape[0]) & (lines.rate == shape[1])].groupby("method")[[column, "epochs"]].mean()
     here = "{:.2f} / {:.2f} % right".format(*(lines[column][arm] for arm in pair))
     epochs = " / ".join(f"{lines.epochs[arm]:g}" for arm in pair) if column == "accuracy" else "0"
-    return Claim(claim, measured, here, evidence.better(ahead.loc[shape].dropna(), "cifar10"), epochs)
+    return Claim(claim, measured, here, evidence.better(ahead.loc[shape].dropna(), dataset), epochs)
 
 
 def made_up_table() -> pd.DataFrame:
