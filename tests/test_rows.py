@@ -208,7 +208,7 @@ def test_a_row_of_older_code_is_run_again_and_replaced(tmp_path, monkeypatch):
 
 FILES = {name: runner.RESULTS / f"{name.replace('-', '_')}.json" for name in runner.PAPERS}
 MEASURED = [name for name, path in FILES.items() if path.exists()]
-CHOOSING = ("lr", "budget")  # kinds of rows by which learning rates and epochs are chosen, on fewer networks
+CHOOSING = ("lr", "centroid lr", "budget")  # kinds of rows by which learning rates and epochs are chosen, on fewer networks
 
 
 @pytest.mark.parametrize("paper", MEASURED)
