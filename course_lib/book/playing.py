@@ -89,9 +89,8 @@ def compute(cell: Played) -> str:
             widget, names = _shown(cell)
             found = grids.Grid(widget).packed() if cell.kind == PANEL else grids.film(widget)
     except Exception as error:
-        what = "panel" if cell.panel else "film"
         raise RuntimeError(
-            f"the {what} of {cell.name} cannot be computed for the site: {type(error).__name__}: {error}"
+            f"the {cell.kind} of {cell.name} cannot be computed for the site: {type(error).__name__}: {error}"
         ) from error
     stand_in = next((one.splits for one in names.values() if hasattr(one, "splits") and one.splits.is_stand_in), None)
     if cell.kind == PANEL and stand_in:
