@@ -6,11 +6,9 @@ What a command needs is imported when it is called: `--help` answers at once, an
 import argparse
 import os
 import sys
-from pathlib import Path
 
-from course_lib import papers, scale
-from course_lib.commands import grammar
-from course_lib.files import ROOT
+from course_lib import scale
+from course_lib.commands import asked, grammar
 
 MISTAKES = (ValueError, OSError, RuntimeError, ModuleNotFoundError)  # told in a line; anything else is a bug and shows where
 
@@ -51,7 +49,7 @@ def baselines(arguments: argparse.Namespace) -> int:
 def reproduce(arguments: argparse.Namespace) -> int:
     """Runs a paper's experiments and prints 'paper / here'."""
     if arguments.paper != "all":
-        _check_names("paper", [arguments.paper.replace("_", "-")])
+        asked.names("paper", [arguments.paper.replace("_", "-")])
     from course_lib.experiments.runner import command
 
     return command(
@@ -65,7 +63,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
 def methods(arguments: argparse.Namespace) -> int:
     """Lists the papers' methods; of those named, their settings too."""
-    _check_names("method", arguments.names)
+    asked.names("method", arguments.names)
     from course_lib.commands.prune import listing
 
     print(listing(arguments.names))
@@ -74,8 +72,8 @@ def methods(arguments: argparse.Namespace) -> int:
 
 def prune(arguments: argparse.Namespace) -> int:
     """Compresses a network of yours by a paper's method, and prints what it cost before and after."""
-    _check_names("method", [arguments.method])
-    _check_file("checkpoint", arguments.checkpoint)
+    asked.names("method", [arguments.method])
+    asked.file("checkpoint", arguments.checkpoint)
     from course_lib.commands.prune import command
 
     settings = [f"{name}={value}" for name in ("keep", "sparsity") if (value := getattr(arguments, name)) is not None]
@@ -94,7 +92,7 @@ def prune(arguments: argparse.Namespace) -> int:
 
 def compress(arguments: argparse.Namespace) -> int:
     """Compresses a pruned checkpoint: quantizes what survives, codes it, writes one small file."""
-    _check_file("checkpoint", arguments.checkpoint)
+    asked.file("checkpoint", arguments.checkpoint)
     from course_lib.commands import convert
 
     convert.compress(arguments.checkpoint, arguments.out, arguments.bits, arguments.index_bits, arguments.coder)
@@ -103,7 +101,7 @@ def compress(arguments: argparse.Namespace) -> int:
 
 def decompress(arguments: argparse.Namespace) -> int:
     """Turns a compressed file back into a checkpoint."""
-    _check_file("file", arguments.file)
+    asked.file("file", arguments.file)
     from course_lib.commands import convert
 
     convert.decompress(arguments.file, arguments.out)
@@ -112,7 +110,7 @@ def decompress(arguments: argparse.Namespace) -> int:
 
 def inspect(arguments: argparse.Namespace) -> int:
     """Prints what each tensor takes in a compressed file: bits, gaps, entropy."""
-    _check_file("file", arguments.file)
+    asked.file("file", arguments.file)
     from course_lib.commands.inspecting import command
 
     command(arguments.file)
@@ -121,7 +119,7 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 def score(arguments: argparse.Namespace) -> int:
     """Measures a compressed file that reads digits, and places it among the course's own and published ones."""
-    _check_file("file", arguments.file)
+    asked.file("file", arguments.file)
     from course_lib.commands.challenge import score as command
 
     command(arguments.file, arguments.seed)
@@ -137,7 +135,7 @@ def results(arguments: argparse.Namespace) -> int:
 
 def work(arguments: argparse.Namespace) -> int:
     """Keeps your own copies of the notebooks, in work/, up to date."""
-    _check_notebook(arguments.only)
+    asked.notebook(arguments.only)
     from course_lib.commands.reader import work as command
 
     return command(arguments.only)
@@ -145,7 +143,7 @@ def work(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """Checks your answers in your own copy of a notebook."""
-    _check_notebook(arguments.only)
+    asked.notebook(arguments.only)
     from course_lib.commands.reader import check as command
 
     return command(arguments.only, arguments.seconds)
@@ -153,7 +151,7 @@ def check(arguments: argparse.Namespace) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Executes the notebooks headless."""
-    _check_notebook(arguments.only)
+    asked.notebook(arguments.only)
     from course_lib.commands.execute import command
 
     if arguments.scale:
@@ -171,7 +169,7 @@ def book(arguments: argparse.Namespace) -> int:
 
 def release(arguments: argparse.Namespace) -> int:
     """Writes the student copies of the notebooks: without solutions, hidden tests and outputs."""
-    _check_notebook(arguments.only)
+    asked.notebook(arguments.only)
     from course_lib.classroom.release import BUILD, command
 
     return command(arguments.only, arguments.out or BUILD)
@@ -179,8 +177,8 @@ def release(arguments: argparse.Namespace) -> int:
 
 def similar(arguments: argparse.Namespace) -> int:
     """Lists pairs of submissions whose answers are alike; runs nothing of them."""
-    _check_notebook(arguments.only)
-    _check_submissions(arguments.submissions)
+    asked.notebook(arguments.only)
+    asked.submissions(arguments.submissions)
     from course_lib.classroom.similarity import command
 
     return command(arguments.submissions, arguments.out, only=arguments.only, threshold=arguments.threshold)
@@ -188,9 +186,9 @@ def similar(arguments: argparse.Namespace) -> int:
 
 def grade(arguments: argparse.Namespace) -> int:
     """Grades a folder or zip file of submissions, each in a sandbox."""
-    _check_notebook(arguments.only)
-    _check_submissions(arguments.submissions)
-    roster = _roster(arguments.format, arguments.roster)
+    asked.notebook(arguments.only)
+    asked.submissions(arguments.submissions)
+    roster = asked.roster(arguments.format, arguments.roster)
     from course_lib.classroom.grade import Settings, command
     from course_lib.classroom.sandbox import Limits
 
@@ -213,7 +211,7 @@ def grade(arguments: argparse.Namespace) -> int:
 
 def challenge(arguments: argparse.Namespace) -> int:
     """Scores a class's smallest files that read digits, and writes a leaderboard."""
-    _check_submissions(arguments.submissions)
+    asked.submissions(arguments.submissions)
     from course_lib.commands.challenge import challenge as command
 
     command(arguments.submissions, arguments.out, seed=arguments.seed, sandboxed=not arguments.no_sandbox)
@@ -225,43 +223,6 @@ def doctor(arguments: argparse.Namespace) -> int:
     from course_lib.commands.doctor import command
 
     return command()
-
-
-# These find a mistake before anything heavy is imported; the commands check again what they are called with
-
-
-def _check_file(what: str, path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"no {what} {path}")
-
-
-def _check_submissions(place: Path) -> None:
-    if not place.exists():
-        raise ValueError(f"submissions are to be in a folder or a zip file, and {place} is neither: there is none")
-
-
-def _check_names(what: str, names: list[str]) -> None:
-    for name in names:
-        if name not in papers.names():
-            raise ValueError(f"{what} is {name!r}; allowed are {', '.join(papers.names())}")
-
-
-def _roster(platform: str | None, path: Path | None):
-    """The students as a learning platform lists them; None where no marks are wanted in its form."""
-    if platform is None and path is None:
-        return None
-    if platform is None or path is None:
-        raise ValueError("--format and --roster belong together: the platform, and its own table of the class")
-    _check_file("roster", path)
-    from course_lib.classroom.marks import read_roster
-
-    return read_roster(platform, path)
-
-
-def _check_notebook(beginning: str | None) -> None:
-    found = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-    if not any(name.startswith(beginning or "") for name in found):
-        raise ValueError(f"no notebook's name begins with {beginning or ''!r}; there are {', '.join(found) or 'none'}")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -311,13 +311,14 @@ def test_every_setting_has_a_name_of_its_own_and_its_kind_a_function(scale):
 
 def test_the_lesson_grid_has_every_arm_at_every_shape():
     found = comparison.grid("lesson")
-    for network, rate in (("vgg-small", 2), ("vgg-small", 4), ("resnet-20", 2)):
+    left_out = {"vgg-small": set(), "resnet-20": {one_shot.GROUP}}  # what takes an hour of a core
+    for network, rate in (("vgg-small", 2), ("resnet-20", 2)):
         arms = [
             s
             for s in found
             if (s["network"], s["rate"]) == (network, rate) and s["kind"] == comparison.KIND_OF.get(s.get("method"))
         ]
-        assert {setting["method"] for setting in arms} >= set(comparison.ARMS)
+        assert {setting["method"] for setting in arms} >= set(comparison.ARMS) - left_out[network]
         assert {setting["epochs"] for setting in arms} == {20} and {setting["seeds"] for setting in arms} == {3}
     assert {s["network"] for s in found if s["kind"] == "dense"} == {"vgg-small", "resnet-20", "lenet-5-relu"}
     lengths = {s["epochs"] for s in found if s["kind"] in ("lr", "budget") and s["network"] == "resnet-20"}

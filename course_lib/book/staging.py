@@ -22,9 +22,11 @@ TEXTS = {  # of the repository -> of the site
     "CONTRIBUTING.md": "CONTRIBUTING.md",
     "notebooks/README.md": "notebooks/README.md",
     "notebooks/INSTRUCTORS.md": "notebooks/INSTRUCTORS.md",
+    "notebooks/SAMPLE_CLASS.md": "notebooks/SAMPLE_CLASS.md",
     "course_lib/README.md": "course_lib/README.md",
     "data/README.md": "data/README.md",
     "data/results/README.md": "data/results/README.md",
+    "data/challenge/README.md": "data/challenge/README.md",
 }
 LIBRARY = "library"
 PAGES = (".ipynb", ".md", ".rst")
@@ -67,7 +69,9 @@ class Stage:
         groups = {
             "Notebooks": ["notebooks/README", *(f"notebooks/{Path(name).stem}" for name in notebooks)],
             "Use the methods": ["course_lib/README", f"{LIBRARY}/course_lib", "data/results/README"],
-            "Teach and contribute": ["notebooks/INSTRUCTORS", "CONTRIBUTING", "data/README"],
+            "Teach and contribute": [
+                *("notebooks/INSTRUCTORS", "notebooks/SAMPLE_CLASS", "data/challenge/README", "CONTRIBUTING", "data/README")
+            ],
         }
         return "".join(CONTENTS.format(caption=caption, pages="\n".join(pages)) for caption, pages in groups.items())
 
@@ -98,7 +102,8 @@ class Stage:
                 target /= "README.md"
             if not (self.root / target).is_file():
                 self.left_out.append(f"{source}: {link[3]}")
-            if not (self.root / target).is_file() or target.suffix == ".json":  # measured rows are no part of the site
+            elsewhere = target.suffix == ".ipynb" and target.parent.name != "notebooks"  # to run, not to read
+            if not (self.root / target).is_file() or elsewhere or target.suffix == ".json":  # rows are no part of the site
                 return link[2]
             if target.suffix == ".py":
                 place = f"{LIBRARY}/{'.'.join(target.with_suffix('').parts).removesuffix('.__init__')}.rst"

@@ -15,6 +15,7 @@ from course_lib.experiments import thinet as runs
 from course_lib.experiments import thinet_tables as tables
 from course_lib.lessons import thinet as lesson
 from course_lib.lessons import thinet_claims, thinet_rows
+from course_lib.notebook import plots
 from course_lib.papers import thinet as paper
 
 pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
@@ -63,6 +64,11 @@ def made_up_comparison() -> pd.DataFrame:
         figures = dict(baseline=base, accuracy=base - loss, removed=None if whole else 50.0, epochs=20, counted="MACs")
         lines.append(arm | size | figures)
     return pd.DataFrame(lines).sample(frac=1, random_state=0)
+
+
+@pytest.fixture(autouse=True)
+def styled():
+    plots.use_style()  # titles are to the left in it
 
 
 def test_claims_compare_arms_network_by_network():
@@ -116,7 +122,9 @@ def test_head_to_head_pairs_networks():
         ahead = {arm: with_interval([LOSSES[arm] - LOSSES["ThiNet"]] * NETWORKS, "{:+.2f}") for arm in table.index[1:-1]}
         assert table["ThiNet ahead (points)"].to_dict() == {"ThiNet": "-"} | ahead | {"the whole network": "-"}
     (ax,) = thinet_rows.lead_figure(grid).axes
-    assert ax.get_title() == "Retrained, ThiNet is within 0.5 points of every other choice", "scratch and dense are no choices"
+    assert ax.get_title(loc="left") == "Retrained, ThiNet is within 0.5 points of every other choice", (
+        "scratch and dense are no choices"
+    )
 
 
 def test_tables_and_figures_of_made_up_rows(monkeypatch):
@@ -133,7 +141,7 @@ def test_tables_and_figures_of_made_up_rows(monkeypatch):
     assert len(thinet_rows.greed_table(found)) == 8 and thinet_rows.second(found) == "L1"
     for draw in (thinet_rows.criteria_figure, thinet_rows.greed_figure, thinet_rows.samples_figure):
         fig = draw(found)
-        assert fig.get_suptitle() and all(ax.get_title() for ax in fig.axes[:2])
+        assert fig.get_suptitle() and all(ax.get_title(loc="left") for ax in fig.axes[:2])
 
 
 def test_the_recipe_is_chosen_on_validation_images_of_one_network():
