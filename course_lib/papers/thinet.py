@@ -6,7 +6,7 @@ y = b + sum_c x_c, where x_c is the contribution of input channel c. The channel
     least  sum over samples of (sum_{c in T} x_c)^2                   (section 3.2, equation 6)
 
 Here, in the paper's order: samples (section 3.2.1), greedy choice (3.2.2, algorithm 1), least-squares rescaling (3.2.3),
-pruning (3.1); then the journal version's choice (IEEE TPAMI 41, 2019). In residual networks only layers inside a block qualify (3.3).
+pruning (3.1); then the journal version's choice (TPAMI 41, 2019). In residual networks only layers inside a block qualify (3.3).
 """
 
 import copy
