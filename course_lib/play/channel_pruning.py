@@ -81,8 +81,8 @@ def measure(layers: Mapping[str, choices.Layer], paths: Mapping[str, Path], sett
     kept = kept_by(way, path, layer.strongest, keep)
     explained = 100 * least_squares.explained(layer.unseen, least_squares.refit(layer.seen, kept)[0])
     readout = (
-        f"The penalty leaves {keep} of the {c} channels that {name} reads. The {keep} chosen by {way} explain {explained:.1f} % "
-        f"of its output."
+        f"A penalty of {penalty:.2f} leaves {keep} of the {c} channels that {name} reads. The {keep} chosen by {way} "
+        f"explain {explained:.1f} % of its output."
     )
     detail = dict(layer=name, penalty=penalty, kept=kept.tolist())
     return Measured(100 * keep / c, explained, readout, detail, way)
