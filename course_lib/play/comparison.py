@@ -107,4 +107,11 @@ def panel(priced: pd.DataFrame) -> Panel:
     score = accuracy_axis(priced.baseline.max())._replace(label="test accuracy (%)")
     size = Axis("left of the currency (%, log scale)", (5, 10, 20, 30, 50, 70, 100))
     aim = goal()
-    return Panel(controls, partial(measure, priced), partial(draw, score), aim, Memory(size, score, aim, ways=WHEN))
+    memory = Memory(size, score, aim, ways=WHEN)
+    return Panel(controls, partial(measure, priced), partial(draw, score), aim, memory, idle=partial(_idle, priced))
+
+
+def _idle(priced: pd.DataFrame, setting: Setting) -> list[str]:
+    """Without rows there is nothing that could be counted in another currency."""
+    found = accuracies(priced, shapes(priced)[setting["shape"]], setting["when"])
+    return [] if setting["method"] in found else ["currency"]

@@ -1,6 +1,7 @@
 """The panels of the notebooks: each is built at smoke scale and played with."""
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -277,7 +278,18 @@ def test_the_comparison_panel_says_where_there_are_no_rows():
     }
     panel = comparison.panel(pd.DataFrame(rows).assign(lost_at_once=lambda table: table.lost_at_once.astype(float)))
     assert panel._now.readout == "There are no rows of L1 for vgg-small, 2x fewer MACs, not retrained."
-    assert "<circle" not in panel.memory.svg(panel.tried.values(), panel._now)
+    assert "<circle" not in panel.memory.svg(panel.tried.values(), panel._now) and panel.controls["currency"].disabled
     move(panel, dict(when="retrained"))
+    assert not panel.controls["currency"].disabled
     assert "90.00 % test accuracy, the very best of 2 methods; MACs: 50 % left." in panel._now.readout
     assert "dense" not in panel.controls["method"].options
+
+
+def test_each_setting_of_the_comparison_panel_reads_otherwise():
+    panel, readouts = recorded(), {}
+    names, options = list(panel.controls), [control.options for control in panel.controls.values()]
+    for values in itertools.product(*options):
+        setting = dict(zip(names, values, strict=True))
+        setting |= dict.fromkeys(panel.idle(setting))
+        readouts[tuple(setting.values())] = panel.measure(setting).readout
+    assert len(set(readouts.values())) == len(readouts) > 50
