@@ -1,51 +1,28 @@
-"""The smallest file of a trained network: trim, distil, prune by worth per bit, choose steps, quantize in instalments, code.
+"""The smallest file of a trained network: trim, distil, prune by importance per bit, choose steps, quantize in instalments, code.
 
-Networks are LeNet-300-100 and LeNet-5: layers of weights in a row, between them ReLU and max-pooling. Both are homogeneous,
-f(a x) = a f(x) for a > 0, so the scale of a layer costs nothing: the file holds integers, and the biases take up all scales.
+Networks are LeNet-300-100 and LeNet-5: one layer with weights after the other, with ReLU and max-pooling between them. Both are
+homogeneous, f(a x) = a f(x) for a > 0, so the scale of a layer costs nothing: the file holds integers, and the biases absorb all
+scales.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_lib import surgery
-from course_lib.data import Split
-from course_lib.data.warping import warped
+from course_lib.distillation import Examples, batches, distil, loss
 from course_lib.storage import CodedTensor, CompressedNetwork
 from course_lib.streams import stream
 from course_lib.surgery.dead_neurons import remove_dead_neurons
 
-TEMPERATURE = 3.0  # of the teachers' probabilities
 START, END, EVERY = 0.05, 0.6, 32  # pruning: from and to which part of its training, and after how many steps
-BATCH = 128
 INSTALMENTS = (0.5, 0.7, 0.82, 0.9, 0.95, 0.98, 0.995, 1.0)  # shares of the weights that have a level
 BIAS_LEVELS = 3  # on either side of zero
+ORDERS = ("dense first", "as trained")  # of neurons and filters in the file
 NO_GAPS = torch.zeros(0, dtype=torch.int32)
-
-
-# 1. What is learnt from
-
-
-class Examples(NamedTuple):
-    """Images, copies of them that are slightly warped, and what the teachers say of each."""
-
-    images: Tensor  # (1 + copies, n, 1, 28, 28), the originals first
-    logits: Tensor  # (1 + copies, n, 10), the mean of the teachers'
-    labels: Tensor  # (n,)
-
-
-@torch.no_grad()
-def examples(teachers: Sequence[nn.Module], split: Split, copies: int, seed: int) -> Examples:
-    """Return a split's images with `copies` warped copies of each, and the teachers' mean logits for all of them."""
-    images = torch.stack([split.images, *(warped(split.images, stream(seed, "warped", copy)) for copy in range(copies))])
-    parts = images.flatten(0, 1).split(1000)
-    logits = torch.cat([torch.stack([teacher(part) for teacher in teachers]).mean(0) for part in parts])
-    return Examples(images, logits.unflatten(0, images.shape[:2]), split.labels)
 
 
 def layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -53,7 +30,7 @@ def layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_children() if isinstance(module, nn.Conv2d | nn.Linear)}
 
 
-# 2. Trim
+# 1. Trim
 
 
 def trim(model: nn.Module, widths: Mapping[str, int], image: Tensor) -> nn.Module:
@@ -89,62 +66,30 @@ def fold_biases(model: nn.Module, image: Tensor) -> None:
             module.bias.zero_().requires_grad_(False)
 
 
-# 3. Distil
+# 2. Prune
+
+Importance = Callable[[Tensor, Mapping[str, Tensor], Tensor], Tensor]
 
 
-def distil(
-    model: nn.Module, given: Examples, *, epochs: float, seed: int, lr: float = 3e-3, hook: Callable | None = None
-) -> None:
-    """Train a network in place to say what its teachers say, by Adam, with one cycle of the learning rate.
+def per_bit(weight: Tensor, state: Mapping[str, Tensor], mask: Tensor) -> Tensor:
+    """Return the importance of each weight per bit of the file: w^2 v, over the bits that a weight takes in its layer.
+
+    w^2 v estimates how much the loss grows without the weight, as v, Adam's mean squared gradient, estimates the curvature.
 
     Args:
-        model: the network.
-        given: what it learns from.
-        epochs: passes over the images; in each of them half of the images are warped copies.
-        seed: decides order and copies.
-        lr: peak of the learning rate.
-        hook: called after each step with the optimizer and the progress in (0, 1].
+        weight: of one layer.
+        state: Adam's state of it; 'exp_avg_sq' is v.
+        mask: 1 where a weight is left, else 0.
     """
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
-    count = max(1, round(epochs * len(given.labels) / BATCH))
-    model.train()
-    for step, batch in enumerate(batches(given, count, seed)):
-        optimizer.param_groups[0]["lr"] = lr * min((step + 1) / (0.2 * count), (count - step) / (0.8 * count))
-        optimizer.zero_grad()
-        loss(model, *batch).backward()
-        optimizer.step()
-        if hook is not None:
-            hook(optimizer, (step + 1) / count)
-    model.eval()
+    return weight**2 * state["exp_avg_sq"] / bits(float(mask.mean()))
 
 
-def loss(model: nn.Module, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """Return 0.9 T^2 times the divergence from the teachers' probabilities at temperature T, and 0.1 times the cross-entropy."""
-    scores = model(images)
-    told, said = (logits / TEMPERATURE).softmax(1), (scores / TEMPERATURE).log_softmax(1)
-    divergence = F.kl_div(said, told, reduction="batchmean")
-    return 0.9 * TEMPERATURE**2 * divergence + 0.1 * F.cross_entropy(scores, labels)
+def prune(
+    model: nn.Module, given: Examples, keep: int, *, epochs: float, seed: int, lr: float = 3e-3, importance: Importance = per_bit
+) -> None:
+    """Prune a network in place to `keep` weights while it is trained, those of least importance first.
 
-
-def batches(given: Examples, count: int, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield `count` batches of images, logits and labels, half of the images as warped copies, each once in a pass."""
-    random = torch.Generator().manual_seed(stream(seed, "order"))
-    copies, images = given.logits.shape[:2]
-    order = torch.cat([torch.randperm(images, generator=random) for _ in range(math.ceil(count * BATCH / images))])
-    for chosen in order[: count * BATCH].split(BATCH):
-        which = torch.randint(1, max(2, copies), (len(chosen),), generator=random) % copies
-        which *= torch.rand(len(chosen), generator=random) < 0.5
-        yield given.images[which, chosen], given.logits[which, chosen], given.labels[chosen]
-
-
-# 4. Prune
-
-
-def prune(model: nn.Module, given: Examples, keep: int, *, epochs: float, seed: int, lr: float = 3e-3) -> None:
-    """Prune a network in place to `keep` weights while it learns: those of least worth per bit go first.
-
-    A weight's worth is w^2 v, about what the loss gains by it: v is Adam's mean squared gradient. It is divided by the `bits`
-    that the weight takes in its layer, and one threshold holds for all layers. How many are left follows a cubic schedule.
+    One threshold holds for all layers. How many weights are left follows a cubic schedule, and what is removed stays removed.
     """
     masks = {module.weight: (module.weight != 0).float() for module in layers(model).values()}
     total = sum(int(mask.sum()) for mask in masks.values())
@@ -156,36 +101,36 @@ def prune(model: nn.Module, given: Examples, keep: int, *, epochs: float, seed: 
         steps += 1
         if progress > START and steps % EVERY == 0:
             left = keep + (total - keep) * (1 - min(1, (progress - START) / (END - START))) ** 3
-            worth = [_worth(weight, optimizer.state[weight]["exp_avg_sq"], mask) for weight, mask in masks.items()]
-            chosen = torch.cat(worth).topk(round(left)).indices
-            stays = torch.zeros(sum(map(len, worth)), device=chosen.device).index_fill(0, chosen, 1.0)
-            for mask, part in zip(masks.values(), stays.split([len(values) for values in worth]), strict=True):
-                mask.copy_(part.view_as(mask))
+            _keep(masks, round(left), lambda weight, mask: importance(weight, optimizer.state[weight], mask))
         for weight, mask in masks.items():
             weight.mul_(mask)
 
     distil(model, given, epochs=epochs, seed=seed, lr=lr, hook=hook)
 
 
-def _worth(weight: Tensor, square: Tensor, mask: Tensor) -> Tensor:
-    """w^2 v per bit, flat; what is pruned comes after all the rest."""
-    return (weight**2 * square / bits(float(mask.mean()))).masked_fill(mask == 0, -1.0).flatten()
+def _keep(masks: dict[nn.Parameter, Tensor], count: int, importance: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Keep the most important weights of all layers, among those that are left."""
+    scores = [importance(weight, mask).masked_fill(mask == 0, -1.0).flatten() for weight, mask in masks.items()]
+    chosen = torch.cat(scores).topk(count).indices
+    stays = torch.zeros(sum(map(len, scores)), device=chosen.device).index_fill(0, chosen, 1.0)
+    for mask, part in zip(masks.values(), stays.split([len(values) for values in scores]), strict=True):
+        mask.copy_(part.view_as(mask))
 
 
 def bits(density: float) -> float:
-    """Return about how many bits a weight takes in a layer of which this share is not zero: its place, and two for its value."""
+    """Return about how many bits a weight takes in a layer where this share is not zero: its place, and two for its value."""
     p = min(max(density, 1e-6), 1 - 1e-6)
     return (-p * math.log2(p) - (1 - p) * math.log2(1 - p)) / p + 2
 
 
 def without_dead(model: nn.Module, image: Tensor) -> nn.Module:
-    """Return a copy without the neurons that nobody hears, or that hear nothing; biases of convolutions stay at zero."""
+    """Return a copy without the neurons that have no inputs or no outputs left; biases of convolutions stay at zero."""
     narrower = remove_dead_neurons(model, image)
     fold_biases(narrower, image)
     return narrower
 
 
-# 5. Steps
+# 3. Steps
 
 
 def steps(model: nn.Module, given: Examples, coarseness: float, seed: int) -> dict[nn.Parameter, float]:
@@ -209,34 +154,50 @@ def steps(model: nn.Module, given: Examples, coarseness: float, seed: int) -> di
     return {w: unit / square**0.5 for w, square in squares.items()} | {b: b.abs().max().item() / BIAS_LEVELS for b in biases}
 
 
-# 6. Quantize in instalments
+# 4. Quantize in instalments
 
 
 def quantize(
-    model: nn.Module, given: Examples, coarseness: float, *, epochs: float, seed: int, price: float = 0.1, lr: float = 1e-3
-) -> dict[nn.Parameter, float]:
-    """Put every number of a pruned network on a level, in place, in instalments, and return the steps.
+    model: nn.Module,
+    given: Examples,
+    taken: Mapping[nn.Parameter, float],
+    *,
+    epochs: float,
+    seed: int,
+    instalments: Sequence[float] = INSTALMENTS,
+    price: float = 0.1,
+    lr: float = 1e-3,
+) -> None:
+    """Round every number of a pruned network to a level, in place and in instalments.
 
-    The numbers nearest to a level are fixed there; the others learn on and make up for it, and then the next ones are fixed.
+    The numbers nearest to a level are fixed first; the others are trained on and make up for the error, then the next are fixed.
+
+    Args:
+        model: the pruned network.
+        given: what it is trained on.
+        taken: the distance between two levels for each parameter, as `steps` returns it.
+        epochs: of all instalments together.
+        seed: of the order of the images.
+        instalments: the share of the numbers that are fixed after each, in rising order; the last is 1.
+        price: of a bit, in squared steps; see `nearest`.
+        lr: peak of the learning rate in each instalment.
     """
-    taken = steps(model, given, coarseness, seed)
     alive = {p: (p != 0) | (p.dim() == 1) for p in taken}
     fixed = {p: ~alive[p] for p in taken}
     # With a gradient of zero from the first step on, Adam leaves a number where it is
     handles = [p.register_hook(lambda gradient, still=still: gradient.masked_fill(still, 0.0)) for p, still in fixed.items()]
-    for number, share in enumerate(INSTALMENTS):
+    for number, share in enumerate(instalments):
         for p, step in taken.items():
             _fix(p, step, alive[p], fixed[p], share, price)
         if share < 1:
-            distil(model, given, epochs=epochs / (len(INSTALMENTS) - 1), seed=stream(seed, "instalment", number), lr=lr)
+            distil(model, given, epochs=epochs / (len(instalments) - 1), seed=stream(seed, "instalment", number), lr=lr)
     for handle in handles:
         handle.remove()
-    return taken
 
 
 @torch.no_grad()
 def _fix(parameter: nn.Parameter, step: float, alive: Tensor, fixed: Tensor, share: float, price: float) -> None:
-    """Put a share of the numbers that are alive on their levels, those first that are nearest to one."""
+    """Round a share of the numbers that are not pruned to their levels, those nearest to a level first."""
     values, before = parameter[alive], fixed[alive]
     levels = nearest(values / step, price) if parameter.dim() > 1 else (values / step).round().clamp(-BIAS_LEVELS, BIAS_LEVELS)
     distance = (values / step - levels).abs().masked_fill(before, -1)
@@ -247,22 +208,28 @@ def _fix(parameter: nn.Parameter, step: float, alive: Tensor, fixed: Tensor, sha
 
 
 def nearest(values: Tensor, price: float) -> Tensor:
-    """Return for each value the level k of least (value - k)^2 + price * bits of k: a rare level costs more than a common one."""
+    """Return for each value the level k of least (value - k)^2 + price * bits of k: rare levels take more bits."""
     levels, counts = values.round().unique(return_counts=True)
     cost = price * -(counts / counts.sum()).log2()
     return levels[((values[:, None] - levels) ** 2 + cost).argmin(1)]
 
 
-# 7. Code
+# 5. Code
 
 
 @torch.no_grad()
-def compressed(model: nn.Module, taken: Mapping[nn.Parameter, float]) -> CompressedNetwork:
-    """Return the content of the file: integers, and for the biases a step each that takes up the scales of all layers before.
+def compressed(model: nn.Module, taken: Mapping[nn.Parameter, float], *, order: str = "dense first") -> CompressedNetwork:
+    """Return the content of the file: integers, and one step per bias that absorbs the scales of all layers before it.
 
-    Neurons and filters are sorted, the densest first: the coder then finds ones beside ones and zeros beside zeros.
+    Args:
+        model: a quantized network.
+        taken: the distance between two levels for each parameter.
+        order: of neurons and filters, 'dense first' or 'as trained'. Sorted by density, zeros lie beside zeros, and a coder that
+            predicts a weight from its neighbours needs fewer bits.
     """
-    scale, order, tensors = 1.0, None, {}
+    if order not in ORDERS:
+        raise ValueError(f"order is {order!r}; allowed are {', '.join(map(repr, ORDERS))}")
+    scale, before, tensors = 1.0, None, {}
     *hidden, last = layers(model)
     for name in (*hidden, last):
         module = model.get_submodule(name)
@@ -270,11 +237,13 @@ def compressed(model: nn.Module, taken: Mapping[nn.Parameter, float]) -> Compres
         scale *= taken[module.weight]
         if module.bias in taken:
             bias = (module.bias / taken[module.bias]).round()
-        if order is not None:
-            weight = weight.unflatten(1, (len(order), -1))[:, order].flatten(1, 2)
-        order = (weight != 0).flatten(1).sum(1).argsort(descending=True, stable=True) if name != last else range(len(weight))
-        tensors[f"{name}.weight"] = _coded(weight[order], 1.0)
-        tensors[f"{name}.bias"] = _coded(bias[order], taken.get(module.bias, scale) / scale)
+        if before is not None:
+            weight = weight.unflatten(1, (len(before), -1))[:, before].flatten(1, 2)
+        density = (weight != 0).flatten(1).sum(1)
+        sort = order == "dense first" and name != last
+        before = density.argsort(descending=True, stable=True) if sort else torch.arange(len(weight))
+        tensors[f"{name}.weight"] = _coded(weight[before], 1.0)
+        tensors[f"{name}.bias"] = _coded(bias[before], taken.get(module.bias, scale) / scale)
     return CompressedNetwork("lenet-5" if "conv1" in hidden else "lenet-300-100", tensors, "context")
 
 

@@ -15,7 +15,7 @@ STOREYS = [
     ["data", "kmeans", "least_squares", "cluster", "coding"],
     ["activations"],
     ["surgery"],
-    ["storage", "cost", "training"],
+    ["storage", "cost", "training", "distillation"],
     ["result", "plans", "models"],
     ["papers", "machine", "smallest"],
     ["methods"],

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from course_lib import models, smallest, storage
+from course_lib import distillation, models, smallest, storage
 from course_lib.data import Split
 
 IMAGE = torch.zeros(1, 1, 28, 28)
@@ -28,7 +28,7 @@ def few():
     random = torch.Generator().manual_seed(1)
     images = torch.randn(2, 96, 1, 28, 28, generator=random)
     logits = images.flatten(2) @ torch.randn(784, 10, generator=random) / 10
-    return smallest.Examples(images, logits, logits[0].argmax(1))
+    return distillation.Examples(images, logits, logits[0].argmax(1))
 
 
 def weights(model):
@@ -61,7 +61,7 @@ def test_a_convolution_is_judged_by_all_columns_that_read_its_channel():
 def test_examples_hold_the_mean_of_the_teachers():
     teachers = [models.build("lenet-300-100") for _ in range(2)]
     split = Split(torch.rand(4, 1, 28, 28), torch.arange(4))
-    found = smallest.examples(teachers, split, copies=2, seed=0)
+    found = distillation.examples(teachers, split, copies=2, seed=0)
     assert found.images.shape == (3, 4, 1, 28, 28) and torch.equal(found.images[0], split.images)
     for copy_, logits in zip(found.images, found.logits, strict=True):
         torch.testing.assert_close(logits, (teachers[0](copy_) + teachers[1](copy_)) / 2)
@@ -69,7 +69,7 @@ def test_examples_hold_the_mean_of_the_teachers():
 
 def test_a_pass_has_every_image_once_with_its_own_logits(few):
     seen = []
-    for images, logits, labels in smallest.batches(few, 2 * 96 // smallest.BATCH + 1, seed=0):
+    for images, logits, labels in distillation.batches(few, 2 * 96 // distillation.BATCH + 1, seed=0):
         for image, logit, label in zip(images, logits, labels, strict=True):
             which, place = (few.logits == logit).all(2).nonzero()[0].tolist()
             assert torch.equal(image, few.images[which, place]) and label == few.labels[place]
@@ -81,7 +81,7 @@ def test_a_pass_has_every_image_once_with_its_own_logits(few):
 def test_the_loss_of_a_network_that_says_what_its_teachers_say_is_its_cross_entropy(small, few):
     scores = small(few.images[0])
     expected = 0.1 * torch.nn.functional.cross_entropy(scores, few.labels)
-    torch.testing.assert_close(smallest.loss(small, few.images[0], scores, few.labels), expected)
+    torch.testing.assert_close(distillation.loss(small, few.images[0], scores, few.labels), expected)
 
 
 def test_bits_of_a_weight():
@@ -133,14 +133,17 @@ def test_without_a_price_the_nearest_level_is_the_rounded_value():
 
 def quantized(model, few):
     smallest.prune(model, few, 500, epochs=5, seed=0)
-    return smallest.quantize(model, few, 0.7, epochs=7, seed=0)
+    taken = smallest.steps(model, few, 0.7, seed=0)
+    smallest.quantize(model, few, taken, epochs=7, seed=0)
+    return taken
 
 
 def test_after_the_last_instalment_every_number_is_a_level(small, few, monkeypatch):
     monkeypatch.setattr(smallest, "EVERY", 2)
     smallest.prune(small, few, 500, epochs=20, seed=0)
     zero = [weight == 0 for weight in weights(small)]
-    taken = smallest.quantize(small, few, 0.7, epochs=7, seed=0)
+    taken = smallest.steps(small, few, 0.7, seed=0)
+    smallest.quantize(small, few, taken, epochs=7, seed=0)
     for parameter, step in taken.items():
         levels = parameter.detach() / step
         torch.testing.assert_close(levels, levels.round(), atol=1e-4, rtol=0)
@@ -167,3 +170,27 @@ def test_neurons_are_sorted_by_how_many_weights_they_have(small, few):
     for name in list(smallest.layers(small))[:-1]:
         counts = (state[f"{name}.weight"] != 0).flatten(1).sum(1).tolist()
         assert counts == sorted(counts, reverse=True)
+
+
+def test_as_trained_the_neurons_stay_where_they_are(small, few):
+    taken = quantized(small, few)
+    state = smallest.compressed(small, taken, order="as trained").state_dict()
+    for name, module in smallest.layers(small).items():
+        torch.testing.assert_close(state[f"{name}.weight"], (module.weight / taken[module.weight]).round().detach())
+    with pytest.raises(ValueError, match=r"order is 'random'; allowed are 'dense first', 'as trained'"):
+        smallest.compressed(small, taken, order="random")
+
+
+def test_any_importance_decides_what_is_pruned(small, few, monkeypatch):
+    monkeypatch.setattr(smallest, "EVERY", 2)
+    kept = {weight: torch.rand_like(weight) < 0.2 for weight in weights(small)}
+    count = sum(int(mask.sum()) for mask in kept.values())
+    smallest.prune(
+        small,
+        few,
+        count,
+        epochs=40,
+        seed=0,
+        importance=lambda weight, state, mask: kept[weight].float(),
+    )
+    assert all(torch.equal(weight != 0, mask) for weight, mask in kept.items())

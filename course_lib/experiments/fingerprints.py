@@ -1,8 +1,9 @@
 """A fingerprint of the code and the budget behind a row: other code or another budget, another fingerprint.
 
-It covers the function that makes the row, what that calls in its own module, in other experiments, in the papers' modules and in
-`methods`, and the constants that these read. Comments, docstrings and the order of definitions do not count. The rooms below
-(surgery, storage, training, ...) do not count either: they have tests of their own, and most of their changes move no figure.
+It covers the function that makes the row, what that calls in its own module, in other experiments, in the papers' modules, in
+`methods`, `smallest` and `distillation`, and the constants that these read. Comments, docstrings and the order of definitions do
+not count. The rooms below (surgery, storage, training, ...) do not count either: they have tests of their own, and most of their
+changes move no figure.
 """
 
 import ast
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-FOLLOWED = ("course_lib.experiments", "course_lib.papers", "course_lib.methods")
+FOLLOWED = ("course_lib.experiments", "course_lib.papers", "course_lib.methods", "course_lib.smallest", "course_lib.distillation")
 
 
 def fingerprint(module: str, setting: Mapping[str, Any], scale: str) -> str:

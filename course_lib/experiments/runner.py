@@ -37,7 +37,7 @@ from course_lib.tables import as_text
 
 RESULTS = ROOT / "data" / "results"  # whole runs at lesson and paper scale, committed
 UNFINISHED = ROOT / "build" / "results"  # rows of a run that is not whole yet, and those of smoke scale
-# In the order in which the course tells them; the last two are no papers of their own
+# In the order in which the course tells them; the last three are no papers of their own
 PAPERS = {
     "vector-quantization": "Gong 2014",
     "weight-pruning": "Han 2015",
@@ -48,6 +48,7 @@ PAPERS = {
     "thinet": "Luo 2017",
     "comparison": "All papers",
     "combined": "Hu 2016 and Han 2016",
+    "smallest": "The smallest file",
 }
 SEEDS = dict.fromkeys(("filter-pruning", "channel-pruning", "thinet"), 3)  # networks per setting; 5 for the others
 # What is `counted` is `rate` times less here, at `lost` points of accuracy, means over trained networks, with the 95 % interval
