@@ -17,6 +17,11 @@ ABOUT = dict(
     experiment="smallest", scale="smoke", seed=0, seconds=1.0, device="CPU", versions={}, date="2026-01-01", command="none",
     fingerprint="0",
 )  # fmt: skip
+SIZES = {
+    "dense": dict(network="lenet-300-100", trimmed_to=dict(fc1=12, fc2=9), keeps=[400, 300], longer=1),
+    "small": dict(network="lenet-5", trimmed_to=dict(conv1=3, conv2=5, fc1=9), keeps=[400, 300], longer=1),
+}
+ABLATED = SIZES["dense"] | dict(keeps=[300])
 WORK = dict(distilling=1, pruning=2, further=2, quantizing=1, copies=1, teachers=1)
 
 
@@ -28,11 +33,7 @@ def few() -> Splits:
 
 @pytest.fixture
 def short(monkeypatch, tmp_path, few):
-    """A short budget, narrow networks and few images; what is kept on disk lies in the test's folder."""
-    sizes = {"dense": dict(network="lenet-300-100", widths=dict(fc1=12, fc2=9), keep=(400, 300))}
-    sizes |= {"small": dict(network="lenet-5", widths=dict(conv1=3, conv2=5, fc1=9), keep=(400, 300))}
-    monkeypatch.setattr(runs, "SIZES", sizes)
-    monkeypatch.setattr(runs, "ABLATED", dict(sizes["dense"], keep=(300,)))
+    """A short budget and few images; what is kept on disk lies in the test's folder."""
     monkeypatch.setattr(runs, "budget", lambda scale: dict(file=WORK, ablation=WORK, copies=1, teachers=1))
     monkeypatch.setattr(smallest, "EVERY", 2)
     for name in ("LOGITS", "FILES"):
@@ -62,7 +63,7 @@ def integers(seed: int = 0) -> storage.CompressedNetwork:
 
 @pytest.mark.parametrize("size", ["dense", "small"])
 def test_a_file_is_measured_after_each_step(short, size):
-    setting = dict(kind="file", size=size, network=runs.SIZES[size]["network"], name=f"file {size}")
+    setting = dict(kind="file", size=size, name=f"file {size}") | SIZES[size]
     found = rows.frame([row(setting)])
     again = ["pruned", "quantized", "coded"]
     assert found.stage.tolist() == ["trained", "trimmed", "distilled", *again, *again]
@@ -82,7 +83,7 @@ def test_a_file_is_measured_after_each_step(short, size):
 
 
 def test_the_whole_pipeline_and_a_replaced_step_are_compared_by_network(short):
-    settings = [dict(kind="ablation", arm=arm, network="lenet-300-100", name=arm) for arm in list(runs.ARMS)[:5]]
+    settings = [dict(kind="ablation", arm=arm, name=arm) | ABLATED for arm in list(runs.ARMS)[:5]]
     found = rows.frame([row(setting) for setting in settings])
     assert found.epochs.nunique() == 1, "equal budgets"
     compared = tables.ablations(found).set_index("arm")
@@ -94,7 +95,7 @@ def test_the_whole_pipeline_and_a_replaced_step_are_compared_by_network(short):
 
 @pytest.mark.parametrize("arm", list(runs.ARMS)[5:])
 def test_every_arm_runs(short, arm):
-    figures = row(dict(kind="ablation", arm=arm, network="lenet-300-100", name=arm))
+    figures = row(dict(kind="ablation", arm=arm, name=arm) | ABLATED)
     assert figures["epochs"] == (6 if "twice" in arm else 4) and figures["nonzeros"] <= 330
 
 
