@@ -36,7 +36,7 @@ LENET_300_100, LENET_5 = "lenet-300-100", "lenet-5"
 # many times longer than a convolutional network it is trained, as an epoch takes a sixth of the time
 SIZES = {
     "dense": dict(network=LENET_300_100, trimmed_to=dict(fc1=80, fc2=30), keeps=[3600, 2600], longer=2),
-    "small": dict(network=LENET_5, trimmed_to=dict(conv1=8, conv2=20, fc1=60), keeps=[1870, 1370], longer=1),
+    "small": dict(network=LENET_5, trimmed_to=dict(conv1=8, conv2=20, fc1=60), keeps=[1870, 1290], longer=1),
     "medium": dict(network=LENET_5, trimmed_to=dict(conv1=10, conv2=24, fc1=80), keeps=[3300], longer=1),
 }
 COARSENESS = 0.65
