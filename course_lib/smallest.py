@@ -242,12 +242,13 @@ def compressed(model: nn.Module, taken: Mapping[nn.Parameter, float], *, order: 
         density = (weight != 0).flatten(1).sum(1)
         sort = order == "dense first" and name != last
         before = density.argsort(descending=True, stable=True) if sort else torch.arange(len(weight))
-        tensors[f"{name}.weight"] = _coded(weight[before], 1.0)
-        tensors[f"{name}.bias"] = _coded(bias[before], taken.get(module.bias, scale) / scale)
+        tensors[f"{name}.weight"] = coded(weight[before], 1.0)
+        tensors[f"{name}.bias"] = coded(bias[before], taken.get(module.bias, scale) / scale)
     return CompressedNetwork("lenet-5" if "conv1" in hidden else "lenet-300-100", tensors, "context")
 
 
-def _coded(levels: Tensor, step: float) -> CodedTensor:
+def coded(levels: Tensor, step: float) -> CodedTensor:
+    """Return integer levels times a step as a tensor of the file; the step is a half-precision number where that can hold it."""
     lowest, highest = min(0, int(levels.min())), max(0, int(levels.max()))
     with np.errstate(over="ignore"):
         half = np.float16(step)
