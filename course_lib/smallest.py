@@ -74,14 +74,15 @@ Importance = Callable[[Tensor, Mapping[str, Tensor], Tensor], Tensor]
 def per_bit(weight: Tensor, state: Mapping[str, Tensor], mask: Tensor) -> Tensor:
     """Return the importance of each weight per bit of the file: w^2 v, over the bits that a weight takes in its layer.
 
-    w^2 v estimates how much the loss grows without the weight, as v, Adam's mean squared gradient, estimates the curvature.
+    w^2 v estimates how much the loss grows without the weight, as v, Adam's mean squared gradient, estimates the curvature. A
+    weight that is removed already has importance -1, so that it stays removed.
 
     Args:
         weight: of one layer.
         state: Adam's state of it; 'exp_avg_sq' is v.
         mask: 1 where a weight is left, else 0.
     """
-    return weight**2 * state["exp_avg_sq"] / bits(float(mask.mean()))
+    return (weight**2 * state["exp_avg_sq"] / bits(float(mask.mean()))).masked_fill(mask == 0, -1.0)
 
 
 def prune(
@@ -89,7 +90,7 @@ def prune(
 ) -> None:
     """Prune a network in place to `keep` weights while it is trained, those of least importance first.
 
-    One threshold holds for all layers. How many weights are left follows a cubic schedule, and what is removed stays removed.
+    One threshold holds for all layers. How many weights are left follows a cubic schedule.
     """
     masks = {module.weight: (module.weight != 0).float() for module in layers(model).values()}
     total = sum(int(mask.sum()) for mask in masks.values())
@@ -109,8 +110,8 @@ def prune(
 
 
 def _keep(masks: dict[nn.Parameter, Tensor], count: int, importance: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Keep the most important weights of all layers, among those that are left."""
-    scores = [importance(weight, mask).masked_fill(mask == 0, -1.0).flatten() for weight, mask in masks.items()]
+    """Keep the most important weights of all layers."""
+    scores = [importance(weight, mask).flatten() for weight, mask in masks.items()]
     chosen = torch.cat(scores).topk(count).indices
     stays = torch.zeros(sum(map(len, scores)), device=chosen.device).index_fill(0, chosen, 1.0)
     for mask, part in zip(masks.values(), stays.split([len(values) for values in scores]), strict=True):

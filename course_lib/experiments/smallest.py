@@ -172,18 +172,18 @@ def pruned(
 
 def by_magnitude(weight: Tensor, state: Mapping[str, Tensor], mask: Tensor) -> Tensor:
     """Return the importance of weights by their magnitude alone."""
-    return weight.abs()
+    return weight.abs().masked_fill(mask == 0, -1.0)
 
 
 def by_importance(weight: Tensor, state: Mapping[str, Tensor], mask: Tensor) -> Tensor:
     """Return w^2 v, whatever the weight costs in the file."""
-    return weight**2 * state["exp_avg_sq"]
+    return (weight**2 * state["exp_avg_sq"]).masked_fill(mask == 0, -1.0)
 
 
 def with_regrowth(weight: Tensor, state: Mapping[str, Tensor], mask: Tensor) -> Tensor:
     """Return w^2 v per bit, where a pruned weight counts as if it had taken Adam's next step, so that it may come back."""
     step = 3e-3 * state["exp_avg"] / (state["exp_avg_sq"].sqrt() + 1e-8)
-    return smallest.per_bit(torch.where(mask > 0, weight, step), state, mask)
+    return torch.where(mask > 0, weight, step) ** 2 * state["exp_avg_sq"] / smallest.bits(float(mask.mean()))
 
 
 IMPORTANCE = {"per bit": smallest.per_bit, "magnitude": by_magnitude, "importance": by_importance, "regrowth": with_regrowth}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import evidence, smallest, storage
-from course_lib.challenge.entry import decoded
+from course_lib.challenge.entry import Entry, decoded
 from course_lib.challenge.measuring import network
 from course_lib.challenge.places import FOLDER
 from course_lib.experiments import smallest_tables as tables
@@ -49,6 +49,11 @@ def with_levels(file: CompressedNetwork, weights: Mapping[str, Tensor]) -> Compr
 
 def rebuilt(file: CompressedNetwork) -> nn.Module:
     """Return the network in a file, as the challenge runs it."""
+    return network(Entry(file.network, {name: tensor.numpy() for name, tensor in file.state_dict().items()}))
+
+
+def reread(file: CompressedNetwork) -> nn.Module:
+    """Return the network that is read back from the bytes of a file."""
     return network(decoded(storage.encode(file)))
 
 
