@@ -25,7 +25,15 @@ LONG = (
     "test_checking",
     *("test_runner", "00_why_compress", "test_thinet", "01_vector_quantization", "test_filter_pruning", "test_grading_pages"),
     *("test_surgery_refusals", "06_channel_pruning", "07_thinet", "04_filter_pruning", "03_network_trimming", "08_comparison"),
-    *("02_weight_pruning", "05_deep_compression", "test_training", "test_storage", "test_download", "test_network_trimming"),
+    *(
+        "02_weight_pruning",
+        "05_deep_compression",
+        "09_smallest_file",
+        "test_training",
+        "test_storage",
+        "test_download",
+        "test_network_trimming",
+    ),
 )
 
 

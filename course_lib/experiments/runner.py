@@ -48,7 +48,7 @@ PAPERS = {
     "thinet": "Luo 2017",
     "comparison": "All papers",
     "combined": "Hu 2016 and Han 2016",
-    "smallest": "The smallest file",
+    "smallest": "Havasi 2019 and others",
 }
 SEEDS = dict.fromkeys(("filter-pruning", "channel-pruning", "thinet"), 3)  # networks per setting; 5 for the others
 # What is `counted` is `rate` times less here, at `lost` points of accuracy, means over trained networks, with the 95 % interval

@@ -78,7 +78,7 @@ def measure(
         f"{setting['share']} % of {LAYER}'s weights removed, {setting['order']}, {setting['coder']}: {size:,} bytes; "
         f"{in_words(right, whole, images)}"
     )
-    return Measured(size, right, readout, {}, setting["coder"])
+    return Measured(float(size), right, readout, {}, setting["coder"])
 
 
 def draw(now: Measured, before: Measured | None) -> plt.Figure:
