@@ -34,7 +34,7 @@ PIP = $(VENV_PYTHON) -m uv pip
 COURSE = $(VENV_PYTHON) -m course_lib
 # Tests start dozens of processes, which must not all compile the same modules: bytecode is kept, whatever the caller prefers
 PYTEST = COURSE_SCALE=smoke OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(VENV_PYTHON) -m pytest -q
-# A process a core, a thread each: more threads than cores wait for each other
+# One process per core, one thread each: more threads than cores wait for each other
 PARALLEL = -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder --durations 10 --durations-min 1
 NOTEBOOKS = $(if $(wildcard notebooks/*.ipynb),--nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks)
 ONE = $(if $(N),--only $(N))

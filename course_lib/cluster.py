@@ -51,7 +51,7 @@ def client(scheduler: str | None, workers: int | None = None, device: str = "aut
         import torch
 
         workers, threads = torch.cuda.device_count(), {}
-    # The workers are started by 'spawn' and read the variable when they import torch: a process a core, a thread each
+    # The workers are started by 'spawn' and read the variable when they import torch: one process per core, one thread each
     saved = {name: os.environ.get(name) for name in threads}
     os.environ.update(threads)
     # By default Dask's workers hand all memory that they free back to the system at once. Training frees every activation in

@@ -17,7 +17,7 @@ class Result:
     """
 
     model: nn.Module  # a new network, in evaluation mode, on the device of the one it was made from
-    record: list[dict[str, Any]] = field(default_factory=list)  # a row a round or layer
+    record: list[dict[str, Any]] = field(default_factory=list)  # one row per round or layer
     codes: networks.Codes | None = None  # parameter name -> its codes, where the method gives weights codes
 
     def save(self, path: str | Path) -> None:

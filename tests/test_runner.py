@@ -211,7 +211,7 @@ def test_a_device_that_is_not_there_is_refused_before_any_worker_starts(toy, gpu
     [(0, "auto", 3, "1"), (0, "cpu", 3, "1"), (1, "cpu", 3, "1"), (1, "auto", 1, None), (2, "cuda", 2, None), (2, "cpu", 3, "1")],
 )
 def test_how_many_workers_a_machine_gets(gpus, monkeypatch, found, device, workers, threads):
-    """One a GPU; one a core, with a thread each, where they compute on the CPU, also beside a GPU."""
+    """One per GPU; one per core, with a thread each, where they compute on the CPU, also beside a GPU."""
     import dask.distributed
 
     seen = []

@@ -12,7 +12,7 @@ from course_lib.coding.reading import CODED, RAW, Row, locating
 
 
 def inspect(path: str | Path, max_weights: int = 2**28) -> pd.DataFrame:
-    """What each tensor takes in a file, a row a tensor; arguments and errors as for `storage.load`.
+    """Return what each tensor takes in a file, one row per tensor; arguments and errors as for `storage.load`.
 
     Bits are those of a stream without its table. All bytes, with `attrs["header bytes"]`, add up to the file.
     """

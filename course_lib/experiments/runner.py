@@ -5,7 +5,7 @@ A paper's experiments are a module of this package with
     grid(scale) -> list of settings, each a dict for JSON with a 'name'; 'seeds' where it runs on so many networks at most
     run(setting, *, seed, scale, device) -> dict    the row's figures, as values for JSON; `rows.SCHEMA` says which
     paper_table(rows: DataFrame) -> DataFrame       what the paper says and what the rows say
-    headline(rows: DataFrame) -> DataFrame          its main result, a line a network, with the columns HEADLINE
+    headline(rows: DataFrame) -> DataFrame          its main result, one line per network, with the columns HEADLINE
 
 A seed is an independently trained network. Rows go to build/results/<paper>.json as they finish. A row that is there is not run
 again, so a run that was killed goes on where it was; a worker that dies costs the rows it was at, and these run elsewhere. A row

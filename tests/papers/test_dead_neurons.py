@@ -94,7 +94,7 @@ def test_in_float32_the_outputs_agree_to_1e_5():
 
 def test_both_kinds_of_dead_neurons_go_and_what_depends_on_them():
     model = made("lenet-300-100", 0)
-    model.fc1.weight.data[[3, 4]] = 0  # read nothing; bias 3 is positive: a constant that is heard
+    model.fc1.weight.data[[3, 4]] = 0  # read nothing; bias 3 is positive: a constant that the next layer reads
     model.fc1.bias.data[3], model.fc1.bias.data[4] = 2.0, -2.0
     model.fc2.weight.data[:, 10:15] = 0  # unread
     model.fc3.weight.data[:, 7] = 0
