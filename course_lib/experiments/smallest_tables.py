@@ -83,13 +83,16 @@ def paper_table(found: pd.DataFrame) -> pd.DataFrame:
 def ablations(found: pd.DataFrame) -> pd.DataFrame:
     """Return a line per replaced step and network: bytes, errors, and the difference of both to the whole pipeline.
 
-    'worse' are the points of test accuracy lost by the replacement, 'more' the bytes it adds, in percent.
+    'worse' are the points of test accuracy lost by the replacement, 'more' the bytes it adds, in percent. The whole pipeline
+    comes first, then the replacements, the worst first.
     """
     lines = found[found.kind == "ablation"].set_index("seed")
     whole = lines[lines.arm == WHOLE]
     joined = lines.join(whole[["accuracy", "bytes"]].add_suffix("_whole"))
     worse, more = joined.accuracy_whole - joined.accuracy, 100 * (joined.bytes / joined.bytes_whole - 1)
-    return joined.assign(worse=worse, more=more).reset_index()
+    joined = joined.assign(worse=worse, more=more).reset_index()
+    means = joined.groupby("arm").worse.mean().drop(WHOLE).sort_values(ascending=False)
+    return joined.set_index("arm").loc[[WHOLE, *means.index]].reset_index()
 
 
 def ablation_table(found: pd.DataFrame) -> pd.DataFrame:

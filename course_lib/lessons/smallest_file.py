@@ -1,5 +1,6 @@
 """What notebook 09 shows: the course's own files, contexts and their bits, figures of the recorded files, and the claims."""
 
+import json
 import math
 from collections.abc import Mapping
 
@@ -14,10 +15,12 @@ from course_lib.challenge.entry import Entry, decoded
 from course_lib.challenge.measuring import network
 from course_lib.challenge.places import FOLDER
 from course_lib.experiments import smallest_tables as tables
+from course_lib.experiments.runner import RESULTS
 from course_lib.notebook import Claim, plots
 from course_lib.storage import CompressedNetwork
 
 FILE = FOLDER / "course" / "lenet-5-1.5kB.cnet"  # the one that the notebook takes apart
+OUTSIDE = RESULTS / "outside_integers.json"  # written by tests/benchmarks/outside_coders.py --integers
 NAMES = {"lenet-300-100": "LeNet-300-100", "lenet-5": "LeNet-5"}
 STEPS = {"trained": "trained", "distilled": "trimmed, distilled", "pruned": "pruned", "quantized": "quantized", "coded": "coded"}
 
@@ -198,7 +201,7 @@ def our_claims(found: pd.DataFrame) -> list[Claim]:
     lines = tables.points(found)
     saved = 100 * (1 - _by_network(lines, "bytes") / _by_network(lines, "entropy"))
     mean = f"{evidence.with_interval(saved, '{:+.1f}')} % fewer bytes"
-    beyond = Claim("contexts code in fewer bytes than the entropy without contexts", "per cent, mean of all files of a network",
+    beyond = Claim("contexts code in fewer bytes than the entropy without contexts", "per cent of the bytes of a network's files",
                    mean, evidence.verdict(saved), "-")  # fmt: skip
     return [*claims, beyond]
 
@@ -215,13 +218,20 @@ def _by_network(lines: pd.DataFrame, column: str) -> pd.Series:
 
 
 def own_files() -> pd.DataFrame:
-    """Return the course's own files: name, network and widths, weights left, bytes."""
-    table = []
+    """Return the course's own files: name, network and widths, weights left, bytes, and bytes by coders from elsewhere.
+
+    The latter are recorded: nncodec and zstd are no part of the course.
+    """
+    table, others = [], json.loads(OUTSIDE.read_text(encoding="utf-8"))
+    sizes = {(row["file"], row["coder"]): row["bytes"] for row in others["rows"]}
     for path in sorted((FOLDER / "course").glob("*.cnet")):
         entry = decoded(path.read_bytes())
         left = sum(int((tensor != 0).sum()) for tensor in entry.tensors.values())
         about = {"file": path.name, "network": f"{NAMES[entry.network]}, {entry.widths}"}
-        table.append(about | {"weights left": f"{left:,}", "bytes": f"{path.stat().st_size:,}"})
+        about |= {"weights left": f"{left:,}", "bytes": f"{path.stat().st_size:,}"}
+        table.append(
+            about | {f"by {coder} {version}": f"{sizes[path.name, coder]:,}" for coder, version in others["versions"].items()}
+        )
     return pd.DataFrame(table)
 
 

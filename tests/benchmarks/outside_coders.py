@@ -4,7 +4,7 @@ nncodec is the reference software of the ISO/IEC 15938-17 coder (MPEG NNC). It n
 in an environment of its own, which holds `nncodec==2.1.3 "numpy<2" safetensors zstandard`:
 
     python3.11 -m venv /tmp/coders && /tmp/coders/bin/pip install nncodec==2.1.3 "numpy<2" safetensors zstandard
-    python tests/benchmarks/outside_coders.py --python /tmp/coders/bin/python
+    python tests/benchmarks/outside_coders.py --python /tmp/coders/bin/python [--integers]
 
 The course's interpreter writes the networks as safetensors, the other one codes and decodes them, and the course's measures what
 was decoded. Narrowed and pruned networks are coded where `python -m course_lib reproduce combined` has left them in build/.
@@ -45,6 +45,50 @@ def code(folder: Path) -> None:
         (folder / f"{path.stem}.json").write_text(json.dumps(sizes))
     versions = {"nncodec": version("nncodec"), "zstd": version("zstandard"), "numpy": np.__version__}
     (folder / "versions").write_text(json.dumps(versions))
+
+
+def code_integers(folder: Path) -> None:
+    """Code the integers of each file of a folder without loss, in the other environment, and write the sizes beside it."""
+    from importlib.metadata import version
+
+    import numpy as np
+    import zstandard
+    from nncodec.nn import decode, encode
+    from safetensors.numpy import load_file
+
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors = load_file(path)
+        numbers = {name: np.ascontiguousarray(t, np.float32) for name, t in tensors.items()}
+        how = {"qp": 0, "nonweight_qp": 0, "use_dq": False, "results": str(folder), "verbose": False}  # steps of 1, no trellis
+        content = encode(numbers, args=how)
+        decoded = decode(content)
+        assert all(np.array_equal(np.asarray(decoded[name]).reshape(t.shape), t) for name, t in numbers.items())
+        stream = b"".join(t.astype(np.int8).tobytes() for t in tensors.values())
+        sizes = dict(nncodec=len(content), zstd=len(zstandard.ZstdCompressor(level=19).compress(stream)))
+        (folder / f"{path.stem}.json").write_text(json.dumps(sizes))
+    (folder / "versions").write_text(json.dumps({"nncodec": version("nncodec"), "zstd": version("zstandard")}))
+
+
+def integers(python: str) -> dict:
+    """Return the record of the course's own files of the challenge: bytes of the same integers, by file and coder."""
+    import torch
+    from safetensors.torch import save_file
+
+    from course_lib import storage
+    from course_lib.challenge.places import FOLDER
+
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder, files = Path(name), sorted((FOLDER / "course").glob("*.cnet"))
+        for path in files:
+            file = storage.load(path)
+            levels = {key: t.codes.int().view(t.shape) - int((t.codebook == 0).nonzero()[0]) for key, t in file.tensors.items()}
+            save_file({key: t.to(torch.int16).contiguous() for key, t in levels.items()}, folder / f"{path.stem}.safetensors")
+        subprocess.run([python, __file__, "--code-integers", name], check=True)
+        for path in files:
+            sizes = json.loads((folder / f"{path.stem}.json").read_text())
+            rows += [dict(file=path.name, coder=coder, bytes=size) for coder, size in sizes.items()]
+        return dict(versions=json.loads((folder / "versions").read_text()), rows=rows)
 
 
 def networks(seeds: int | None):
@@ -102,7 +146,12 @@ def main() -> None:
     arguments.add_argument("--python", help="interpreter of the environment with nncodec")
     arguments.add_argument("--seeds", type=int, help="networks of each kind; default all")
     arguments.add_argument("--code", type=Path, help="a folder of networks to code; the script calls itself with it")
+    arguments.add_argument("--integers", action="store_true", help="code the integers of the challenge's files instead")
+    arguments.add_argument("--code-integers", type=Path, help="a folder of them; the script calls itself with it")
     found = arguments.parse_args()
+    if found.code_integers:
+        code_integers(found.code_integers)
+        return
     if found.code:
         code(found.code)
         return
@@ -112,11 +161,13 @@ def main() -> None:
 
     from course_lib.experiments.runner import RESULTS
 
-    seeds = f" --seeds {found.seeds}" if found.seeds else ""
-    command = f"python tests/benchmarks/outside_coders.py --python PYTHON{seeds}"
-    about = dict(date=datetime.date.today().isoformat(), command=command)
-    text = json.dumps(about | recorded(found.python, found.seeds), indent=1)
-    (RESULTS / "outside_coders.json").write_text(text + "\n", encoding="utf-8")
+    more = " --integers" if found.integers else f" --seeds {found.seeds}" if found.seeds else ""
+    about = dict(
+        date=datetime.date.today().isoformat(), command=f"python tests/benchmarks/outside_coders.py --python PYTHON{more}"
+    )
+    rows = integers(found.python) if found.integers else recorded(found.python, found.seeds)
+    name = "outside_integers" if found.integers else "outside_coders"
+    (RESULTS / f"{name}.json").write_text(json.dumps(about | rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
