@@ -44,7 +44,7 @@ class Server(NamedTuple):
 
 def copy_course(place: Path) -> Path:
     """Copies what `make lab` needs."""
-    for name in ("course_lib", "notebooks", "data/checkpoints", "data/results"):
+    for name in ("course_lib", "notebooks", "data/challenge", "data/checkpoints", "data/results"):
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     return place
 
