@@ -320,7 +320,7 @@ def test_the_papers_are_known_by_name_without_their_modules():
     from course_lib import methods, papers
     from course_lib.experiments import runner
 
-    assert papers.names() == sorted(methods.METHODS) == sorted(set(runner.PAPERS) - {"comparison", "combined"})
+    assert papers.names() == sorted(methods.METHODS) == sorted(set(runner.PAPERS) - {"comparison", "combined", "smallest"})
 
 
 @pytest.mark.parametrize("command", ["run", "release"])
