@@ -15,12 +15,11 @@ from course_lib.challenge.entry import Entry, decoded
 from course_lib.challenge.measuring import network
 from course_lib.challenge.places import FOLDER
 from course_lib.experiments import smallest_tables as tables
-from course_lib.experiments.runner import RESULTS
 from course_lib.notebook import Claim, plots
 from course_lib.storage import CompressedNetwork
 
 FILE = FOLDER / "course" / "lenet-5-1.5kB.cnet"  # the one that the notebook takes apart
-OUTSIDE = RESULTS / "outside_integers.json"  # written by tests/benchmarks/outside_coders.py --integers
+OUTSIDE = FOLDER / "outside_integers.json"  # written by tests/benchmarks/outside_coders.py --integers
 NAMES = {"lenet-300-100": "LeNet-300-100", "lenet-5": "LeNet-5"}
 STEPS = {"trained": "trained", "distilled": "trimmed, distilled", "pruned": "pruned", "quantized": "quantized", "coded": "coded"}
 

@@ -159,6 +159,7 @@ def main() -> None:
         arguments.error("--python is missing: the interpreter of the environment that holds nncodec")
     import datetime
 
+    from course_lib.challenge.places import FOLDER
     from course_lib.experiments.runner import RESULTS
 
     more = " --integers" if found.integers else f" --seeds {found.seeds}" if found.seeds else ""
@@ -166,8 +167,8 @@ def main() -> None:
         date=datetime.date.today().isoformat(), command=f"python tests/benchmarks/outside_coders.py --python PYTHON{more}"
     )
     rows = integers(found.python) if found.integers else recorded(found.python, found.seeds)
-    name = "outside_integers" if found.integers else "outside_coders"
-    (RESULTS / f"{name}.json").write_text(json.dumps(about | rows, indent=1) + "\n", encoding="utf-8")
+    path = FOLDER / "outside_integers.json" if found.integers else RESULTS / "outside_coders.json"
+    path.write_text(json.dumps(about | rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
