@@ -259,7 +259,7 @@ QUICK = {
     "methods thinnet": 2,
     "reproduce weight-watching": 2,
     "run --only 99": 2,
-    "work 9": 2,
+    "work 42": 2,
     "inspect no-such-file": 2,
     "compress no-such-file --out x": 2,
     "prune no-such-file --model lenet-5 --method thinnet --out x": 2,

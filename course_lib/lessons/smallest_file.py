@@ -7,61 +7,18 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from course_lib import evidence, smallest, storage
-from course_lib.challenge.entry import Entry, decoded
-from course_lib.challenge.measuring import network
+from course_lib import evidence
+from course_lib.challenge.entry import decoded
 from course_lib.challenge.places import FOLDER
 from course_lib.experiments import smallest_tables as tables
 from course_lib.notebook import Claim, plots
-from course_lib.storage import CompressedNetwork
 
 FILE = FOLDER / "course" / "lenet-5-1.5kB.cnet"  # the one that the notebook takes apart
 OUTSIDE = FOLDER / "outside_integers.json"  # written by tests/benchmarks/outside_coders.py --integers
 NAMES = {"lenet-300-100": "LeNet-300-100", "lenet-5": "LeNet-5"}
 STEPS = {"trained": "trained", "distilled": "trimmed, distilled", "pruned": "pruned", "quantized": "quantized", "coded": "coded"}
-
-
-def levels(file: CompressedNetwork, layer: str) -> Tensor:
-    """Return the integers of a layer's weights in a file, (outputs, inputs)."""
-    return file.tensors[f"{layer}.weight"].decode().flatten(1).int()
-
-
-def with_levels(file: CompressedNetwork, weights: Mapping[str, Tensor]) -> CompressedNetwork:
-    """Return the same file with other integers for the weights of some layers.
-
-    Args:
-        file: one of `smallest.compressed`.
-        weights: layer -> integers of as many weights as the layer has.
-
-    Raises:
-        ValueError: a layer that the file has not, or another number of weights.
-    """
-    tensors = dict(file.tensors)
-    for layer, values in weights.items():
-        name = f"{layer}.weight"
-        if name not in tensors or tensors[name].shape.numel() != values.numel():
-            allowed = ", ".join(f"{n.removesuffix('.weight')} {tuple(t.shape)}" for n, t in tensors.items() if "weight" in n)
-            raise ValueError(f"weights has {layer!r} of shape {tuple(values.shape)}; allowed are {allowed}")
-        tensors[name] = smallest.coded(values.reshape(tensors[name].shape), 1.0)
-    return CompressedNetwork(file.network, tensors, file.coder)
-
-
-def rebuilt(file: CompressedNetwork) -> nn.Module:
-    """Return the network in a file, as the challenge runs it."""
-    return network(Entry(file.network, {name: tensor.numpy() for name, tensor in file.state_dict().items()}))
-
-
-def reread(file: CompressedNetwork) -> nn.Module:
-    """Return the network that is read back from the bytes of a file."""
-    return network(decoded(storage.encode(file)))
-
-
-def size(file: CompressedNetwork) -> int:
-    """Return the bytes of a file."""
-    return len(storage.encode(file))
 
 
 def contexts(matrix: Tensor) -> dict[str, list]:
@@ -232,9 +189,3 @@ def own_files() -> pd.DataFrame:
             about | {f"by {coder} {version}": f"{sizes[path.name, coder]:,}" for coder, version in others["versions"].items()}
         )
     return pd.DataFrame(table)
-
-
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the accuracy on some images, in percent."""
-    with torch.inference_mode():
-        return 100 * float((model(images).argmax(1) == labels).float().mean())

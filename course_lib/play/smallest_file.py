@@ -8,9 +8,9 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 
+from course_lib.challenge import rewriting
 from course_lib.data import Split
 from course_lib.experiments.smallest import with_gaps
-from course_lib.lessons import smallest_file as lesson
 from course_lib.notebook.panels import Panel, Setting
 from course_lib.notebook.plots import COLOURS, INK
 from course_lib.notebook.tries import Axis, Goal, Measured, Memory, accuracy_axis, canvas, in_words
@@ -26,21 +26,21 @@ PLACE = (0.04, 0.36, 0.92, 0.6)
 
 def importance(file: CompressedNetwork, images: Tensor) -> Tensor:
     """Return the mean square of each weight's product with its input, over images; for the weights of `LAYER`."""
-    model = lesson.rebuilt(file)
+    model = rewriting.rebuilt(file)
     squares: list[Tensor] = []
     handle = model.get_submodule(LAYER).register_forward_hook(lambda _, inputs, __: squares.append(inputs[0].square().mean(0)))
     with torch.inference_mode():
         model(images)
     handle.remove()
-    return lesson.levels(file, LAYER).float() ** 2 * squares[0]
+    return rewriting.levels(file, LAYER).float() ** 2 * squares[0]
 
 
 def without(file: CompressedNetwork, scores: Tensor, share: float) -> CompressedNetwork:
     """Return the file without the least important weights of `LAYER`: a share of those that it has, in percent."""
-    weights = lesson.levels(file, LAYER).flatten()
+    weights = rewriting.levels(file, LAYER).flatten()
     left = weights.nonzero().flatten()
     weights[left[scores.flatten()[left].argsort()[: round(share / 100 * len(left))]]] = 0
-    return lesson.with_levels(file, {LAYER: weights})
+    return rewriting.with_levels(file, {LAYER: weights})
 
 
 def shuffled(file: CompressedNetwork, seed: int = 0) -> CompressedNetwork:
@@ -73,7 +73,7 @@ def measure(
     file, right = removed(setting["share"]), accuracy(setting["share"])
     file = file if setting["order"] == SORTED else shuffled(file)
     file = file if setting["coder"] == "context" else with_gaps(file, setting["coder"])
-    size = lesson.size(file)
+    size = rewriting.size(file)
     readout = (
         f"{setting['share']} % of {LAYER}'s weights removed, {setting['order']}, {setting['coder']}: {size:,} bytes; "
         f"{in_words(right, whole, images)}"
@@ -102,7 +102,7 @@ def panel(file: CompressedNetwork, split: Split) -> Panel:
         "coder": ipywidgets.Dropdown(options=CODERS, value="huffman", description="coder"),
     }
     scores = importance(file, split.images[:500])
-    head, tail = _halves(lesson.rebuilt(file))
+    head, tail = _halves(rewriting.rebuilt(file))
     with torch.inference_mode():
         features = torch.cat([head(part) for part in split.images.split(250)])
 
@@ -112,8 +112,8 @@ def panel(file: CompressedNetwork, split: Split) -> Panel:
 
     @cache
     def accuracy(share: float) -> float:
-        tail[0].weight.data = lesson.levels(removed(share), LAYER).float()
-        return lesson.accuracy(tail, features, split.labels)
+        tail[0].weight.data = rewriting.levels(removed(share), LAYER).float()
+        return rewriting.accuracy(tail, features, split.labels)
 
     whole = accuracy(0)
     answer = partial(measure, whole, len(split.labels), accuracy, removed)

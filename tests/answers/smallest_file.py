@@ -46,12 +46,12 @@ def decode(digits, count):
         3,
         """
 def my_weights(file, images, labels):
-    fc1, scores = lesson.levels(file, "fc1"), play.importance(file, images)
-    whole, best = lesson.accuracy(lesson.rebuilt(file), images, labels), {}
+    fc1, scores = rewriting.levels(file, "fc1"), play.importance(file, images)
+    whole, best = rewriting.accuracy(rewriting.rebuilt(file), images, labels), {}
     limit = scores[fc1 != 0].sort().values
     for number in range(20, len(limit) // 2, 20):
         trial = {"fc1": fc1 * (scores > limit[number])}
-        if lesson.accuracy(lesson.rebuilt(lesson.with_levels(file, trial)), images, labels) >= whole - 1:
+        if rewriting.accuracy(rewriting.rebuilt(rewriting.with_levels(file, trial)), images, labels) >= whole - 1:
             best = trial
     return best
 """,
@@ -123,7 +123,7 @@ def my_weights(file, images, labels):
         3,
         """
 def my_weights(file, images, labels):
-    fc1, scores = lesson.levels(file, "fc1"), play.importance(file, images)
+    fc1, scores = rewriting.levels(file, "fc1"), play.importance(file, images)
     return {"fc1": fc1 * (scores > scores[fc1 != 0].median())}
 """,
     ),

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from course_lib import data, least_squares, machine, models, storage
+from course_lib.challenge import rewriting
 from course_lib.experiments import channel_choices, channel_sets, currencies, runner, tails
 from course_lib.experiments import deep_compression as deep_compression_runs
 from course_lib.lessons import smallest_file as smallest_lesson
@@ -304,15 +305,13 @@ def test_each_setting_of_the_comparison_panel_reads_otherwise():
 
 def test_the_smallest_file_is_the_same_network_in_any_order_and_loses_what_matters_least():
     file, images = storage.load(smallest_lesson.FILE), digits(20).images
-    expected = smallest_lesson.rebuilt(file)(images)
+    expected = rewriting.rebuilt(file)(images)
     for other in (smallest_file.shuffled(file), smallest_file.shuffled(file, seed=1)):
-        torch.testing.assert_close(
-            smallest_lesson.rebuilt(other)(images), expected, atol=1e-2, rtol=1e-4
-        )  # sums in another order
-        assert not torch.equal(smallest_lesson.levels(other, "fc1"), smallest_lesson.levels(file, "fc1"))
-    scores, whole = smallest_file.importance(file, images), smallest_lesson.levels(file, "fc1")
-    fewer = smallest_lesson.levels(smallest_file.without(file, scores, 30), "fc1")
+        torch.testing.assert_close(rewriting.rebuilt(other)(images), expected, atol=1e-2, rtol=1e-4)  # sums in another order
+        assert not torch.equal(rewriting.levels(other, "fc1"), rewriting.levels(file, "fc1"))
+    scores, whole = smallest_file.importance(file, images), rewriting.levels(file, "fc1")
+    fewer = rewriting.levels(smallest_file.without(file, scores, 30), "fc1")
     gone = (fewer == 0) & (whole != 0)
     assert int(gone.sum()) == round(0.3 * int((whole != 0).sum())) and scores[gone].max() <= scores[fewer != 0].min()
     with pytest.raises(ValueError, match=r"weights has 'fc9' of shape \(2, 2\); allowed are conv1 \(8, 1, 5, 5\)"):
-        smallest_lesson.with_levels(file, {"fc9": torch.zeros(2, 2)})
+        rewriting.with_levels(file, {"fc9": torch.zeros(2, 2)})
