@@ -109,7 +109,7 @@ def _brought(before: NotebookNode | None, new: NotebookNode, cell: NotebookNode,
 
 
 def _kept(cell: NotebookNode, new: NotebookNode) -> NotebookNode:
-    """The reader's cell under the course's names: its id, and what nbgrader says of it."""
+    """The reader's cell under the course's names: its id, and its nbgrader metadata."""
     made = copy.deepcopy(cell)
     made.id = new.id
     if "nbgrader" in new.metadata and cell.cell_type == new.cell_type:

@@ -97,7 +97,7 @@ def _texts(values: np.ndarray) -> list[list[str]]:
     return [[str(value) for value in line] for line in values]
 
 
-# method -> the matrices of cells that it stores, each (left, bottom, rows, columns, colour), and what to say of them
+# method -> the matrices of cells that it stores, each (left, bottom, rows, columns, colour), and a caption
 STORED = {
     "sign": ([(0, 0, 8, 8, GREEN)], "one bit per weight"),
     "scalar k-means": ([(0, 0, 8, 8, GREEN), (9, 2, 4, 1, BLUE)], "one code per weight,\none list of k values"),

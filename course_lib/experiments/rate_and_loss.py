@@ -1,4 +1,4 @@
-"""What recorded rows of coded layers say: points lost against rate over trained networks, and settings chosen on validation.
+"""Points lost against rate from recorded rows of coded layers, over trained networks, and settings chosen on validation.
 
 The same setting serves all networks. It is chosen by the mean of the points lost on validation images, and what it loses on
 test images is told afterwards.
