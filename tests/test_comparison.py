@@ -262,9 +262,9 @@ def test_only_rescaling_changes_the_weights_that_stay(few):
 @pytest.fixture
 def digits(monkeypatch) -> Splits:
     whole = data.load("mnist", scale="smoke")
-    small = Splits(whole.train.take(300), whole.validation.take(100), whole.test.take(100), whole.name, whole.requested)
+    small = Splits(whole.train.take(500), whole.validation.take(100), whole.test.take(100), whole.name, whole.requested)
     monkeypatch.setattr(data, "load", lambda *_, **__: small)
-    monkeypatch.setattr(comparison, "budget", lambda scale: dict(images=300, positions=10))
+    monkeypatch.setattr(comparison, "budget", lambda scale: dict(images=500, positions=10))
     return small
 
 
