@@ -21,19 +21,12 @@ connect = socket.socket.connect
 
 # Scopes that take longest, longest first: of scopes handed out in this order, no long one is left for the end
 LONG = (
-    *("test_hostile", "test_apart", "test_exercises", "test_surgery", "test_grade", "test_channel_pruning", "test_interrupts"),
-    "test_checking",
-    *("test_runner", "00_why_compress", "test_thinet", "01_vector_quantization", "test_filter_pruning", "test_grading_pages"),
+    *("test_lab_notebooks", "test_site", "test_hostile", "test_contract", "test_apart", "test_proof", "test_sample_class"),
+    *("test_exercises", "test_surgery", "test_grade", "test_channel_pruning", "test_interrupts", "test_checking", "test_runner"),
+    *("00_why_compress", "test_thinet", "01_vector_quantization", "test_filter_pruning", "test_grading_pages"),
     *("test_surgery_refusals", "06_channel_pruning", "07_thinet", "04_filter_pruning", "03_network_trimming", "08_comparison"),
-    *(
-        "02_weight_pruning",
-        "05_deep_compression",
-        "09_smallest_file",
-        "test_training",
-        "test_storage",
-        "test_download",
-        "test_network_trimming",
-    ),
+    *("02_weight_pruning", "05_deep_compression", "09_smallest_file", "test_training", "test_storage", "test_download"),
+    "test_network_trimming",
 )
 
 
