@@ -113,7 +113,7 @@ def kmeans(points: Tensor, k: int, seed: int = 0, iterations: int = 50) -> tuple
         iterations: at most; it ends as soon as no point changes its cluster.
 
     Returns:
-        Centres (s, k, d), float32, and codes (s, m), uint8 up to k = 256, else int32.
+        Centroids (s, k, d), float32, and codes (s, m), uint8 up to k = 256, else int32.
 
     Raises:
         ValueError: k out of range, or points that are not finite.

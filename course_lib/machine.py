@@ -43,11 +43,11 @@ class Roof(NamedTuple):
         return self.rate / self.bandwidth
 
     def reachable(self, intensity: float) -> float:
-        """The most MACs a second at `intensity` MACs per byte."""
+        """The most MACs per second at `intensity` MACs per byte."""
         return min(self.rate, intensity * self.bandwidth)
 
     def raised(self, layers: pd.DataFrame, seconds: pd.Series) -> "Roof":
-        """Return the roof above everything that was measured: these layers, too, for one image.
+        """Return this roof, raised where a measured layer lies above it, for one image.
 
         Args:
             layers: as `traffic` returns them.
@@ -113,7 +113,7 @@ def _other_data() -> Tensor:
 
 
 def multiply_rate(size: int, **timing) -> float:
-    """MACs a second of the product of two `size` x `size` matrices, float32; `timing` goes to `best_seconds`.
+    """Return the MACs per second of the product of two `size` x `size` matrices, float32; `timing` goes to `best_seconds`.
 
     Raises:
         ValueError: `size` is below 1.
@@ -124,7 +124,7 @@ def multiply_rate(size: int, **timing) -> float:
 
 
 def read_rate(size: int, **timing) -> float:
-    """Bytes a second at which an array of `size` bytes is summed up, again and again; `timing` goes to `best_seconds`.
+    """Return the bytes per second at which an array of `size` bytes is summed up, repeatedly; `timing` goes to `best_seconds`.
 
     An array that fits into a cache is read from there, a longer one from main memory. An addition is cheap enough not to be
     the limit. Short arrays are summed several times in one measurement, or the call would be what is measured.
@@ -139,7 +139,7 @@ def read_rate(size: int, **timing) -> float:
 
 
 def roof(*, seconds: float = 0.2, threads: int = 1) -> Roof:
-    """Measures the two limits: the best product of several sizes, and reading far more than the caches hold."""
+    """Measure the two limits: the best product of several sizes, and reading far more than the caches hold."""
     rate = max(multiply_rate(size, seconds=seconds, threads=threads) for size in SIZES)
     return Roof(rate, read_rate(2 * _other_data().nbytes, seconds=seconds, threads=threads))
 
@@ -172,7 +172,7 @@ def traffic(model: nn.Module, example_input: Tensor) -> pd.DataFrame:
 
 
 def bytes_moved(layers: pd.DataFrame, batch: int = 1, bits: float = 32) -> pd.Series:
-    """Bytes that each layer of `traffic` must move at least for a batch: weights once, of `bits` each; activations as floats.
+    """Return the bytes that each layer must move for a batch: weights once, of `bits` each, and activations for every image.
 
     Raises:
         ValueError: `batch` or `bits` is below 1.
@@ -182,12 +182,12 @@ def bytes_moved(layers: pd.DataFrame, batch: int = 1, bits: float = 32) -> pd.Se
 
 
 def intensity(layers: pd.DataFrame, batch: int = 1, bits: float = 32) -> pd.Series:
-    """MACs per byte of each layer of `traffic`; for a large dense layer about a quarter of the batch."""
+    """Return the MACs per byte of each layer of `traffic`; about a quarter of the batch for a large dense layer."""
     return batch * layers.MACs / bytes_moved(layers, batch, bits)
 
 
 def least_seconds(layers: pd.DataFrame, roof: Roof, batch: int = 1, bits: float = 32) -> pd.Series:
-    """Seconds that each layer of `traffic` takes for a batch at the roof: the longer of computing and moving bytes."""
+    """Return each layer's seconds for a batch at the roof: the longer of computing and moving bytes."""
     return np.maximum(batch * layers.MACs / roof.rate, bytes_moved(layers, batch, bits) / roof.bandwidth)
 
 
@@ -197,7 +197,7 @@ def call_seconds(**timing) -> float:
 
 
 def weights_rate(side: int, **timing) -> float:
-    """Bytes of weights a second in a dense layer from `side` to `side` neurons, for one image, again and again.
+    """Return the bytes of weights read per second in a dense layer from `side` to `side` neurons, for one image, again and again.
 
     A layer that fits into a cache finds its weights there. `timing` goes to `best_seconds`.
 

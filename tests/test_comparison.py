@@ -351,7 +351,7 @@ def test_the_tables_have_intervals_and_pairs():
     assert set(best.columns) == set(HEADLINE) and (best.networks == 3).all()
     assert [line.split(", ")[0] for line in best.published] == ["none; here by ThiNet", "none; here by L1"]
     sizes = points_lost.by_file_size(pd.DataFrame(found))
-    assert sizes[["rate", "method", "networks"]].to_numpy().tolist() == [[16, "thinet", 5]]
+    assert sizes[["rate", "method", "networks"]].to_numpy().tolist() == [[16, "ThiNet", 5]]
 
 
 def test_streams_of_purposes_are_apart():

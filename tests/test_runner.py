@@ -258,7 +258,7 @@ def test_cuda_a_row_says_the_device_that_it_ran_on(toy, device):
     runner.run_grid("tests.toy_experiment", toy[0], **arguments(device=device, seeds=1))
     names = {row["device"] for row in json.loads(toy[0].read_text())}
     gpus = {torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
-    assert names == {"CPU, 1 threads"} if device == "cpu" else names <= gpus
+    assert names == {"CPU, 1 thread"} if device == "cpu" else names <= gpus
 
 
 def test_rows_of_stand_in_data_are_refused(toy, monkeypatch):

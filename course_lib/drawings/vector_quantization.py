@@ -109,7 +109,7 @@ STORED = {
         [(0, 0, 8, 2, GREEN), (3.5, 4.4, 4, 8, BLUE), (3.5, -0.4, 4, 8, BLUE)],
         "one code per row and stage,\nk whole rows per stage",
     ),
-    "low rank (SVD)": ([(0, 0, 8, 2, BLUE), (3.5, 3, 2, 8, BLUE)], "two thin matrices, no codes\n(and r singular values)"),
+    "factorization (SVD)": ([(0, 0, 8, 2, BLUE), (3.5, 3, 2, 8, BLUE)], "two thin matrices, no codes\n(and r singular values)"),
 }
 
 

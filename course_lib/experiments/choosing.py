@@ -11,11 +11,10 @@ from course_lib.experiments import points_lost
 # What an arm needs beside the trained network, in the order of effort; L1 before random choice, since it costs as little and
 # gives the same network every time
 NEEDS = {
-    **{"L1": "weights", "filter-pruning": "weights", "random": "nothing", "group norm": "weights"},
-    **{"weight-pruning": "weights", "vector-quantization": "weights", "deep-compression": "weights, trained codebooks"},
-    **{"APoZ": "images", "network-trimming": "images", "ThiNet": "images, least squares", "thinet": "images, least squares"},
+    **{"L1": "weights", "random": "nothing", "group norm": "weights", "weight pruning": "weights", "k-means": "weights"},
+    **{"Deep Compression": "weights, trained codebooks", "APoZ": "images", "ThiNet": "images, least squares"},
     **{"largest contribution": "images, least squares", "LASSO": "images, LASSO, least squares"},
-    **{"channel-pruning": "images, LASSO, least squares", "scratch-E": "a training from random weights"},
+    "scratch-E": "a training from random weights",
 }
 WITHOUT_IMAGES = tuple(arm for arm, needs in NEEDS.items() if needs == "nothing" or needs.startswith("weights"))
 
@@ -33,16 +32,16 @@ ALL = tuple(NEEDS)
 WISHES = (
     Wish("a smaller file, can retrain", "bytes", "lost", ALL),
     Wish("fewer MACs or less time, can retrain", "MACs", "lost", ALL),
-    Wish("the same, but no retraining", "MACs", "lost_at_once", ALL),
-    Wish("the same, no retraining and no images", "MACs", "lost_at_once", WITHOUT_IMAGES),
+    Wish("fewer MACs, no retraining", "MACs", "lost_at_once", ALL),
+    Wish("fewer MACs, no retraining and no images", "MACs", "lost_at_once", WITHOUT_IMAGES),
 )
 
 
 def decisions(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the decision table: for each wish and shape the arm that loses least, those as good, and the simplest of these.
+    """Return the decision table: for each wish and shape the arm that loses least, those not shown to be worse, the simplest.
 
-    An arm counts as good as the best where `evidence.better` does not hold for the best against it: no relevant difference was
-    shown. Only arms with as many networks as any count, and a shape needs two of them. A wish without rows has a line that
+    An arm is not shown to be worse where `evidence.better` does not hold for the best arm against it: no relevant difference
+    was shown. Only arms with as many networks as any count, and a shape needs two of them. A wish without rows has a line that
     says so.
 
     Args:
@@ -74,7 +73,7 @@ def _decided(losses: pd.DataFrame, dataset: str) -> Mapping[str, str]:
         "not shown to be worse": ", ".join(as_good) or "none",
         "so take": take,
         "it needs": NEEDS[take],
-        "and loses (points)": f"{losses[take].mean():.1f} ({low:.1f} to {high:.1f})",
+        "and loses (points)": f"{losses[take].mean():.2f} ({low:.2f} to {high:.2f})",
         "networks": str(len(losses)),
     }
 

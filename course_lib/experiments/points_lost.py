@@ -12,6 +12,11 @@ CUT = ("filters", "channels", "sums")  # kinds of the arms that start from a tra
 # The lines of the main table: 'ThiNet, not rescaled' is a part of ThiNet's own story and not among them
 LINES = ("L1", "random", "APoZ", "LASSO", "largest contribution", "ThiNet", "group norm", "dense", "scratch-E", "scratch-B")
 
+SHOWN = {  # rows have the library's name of a method, readers see one name
+    "filter-pruning": "L1", "network-trimming": "APoZ", "channel-pruning": "LASSO", "thinet": "ThiNet",
+    "weight-pruning": "weight pruning", "vector-quantization": "k-means", "deep-compression": "Deep Compression",
+}  # fmt: skip
+
 
 def arms(found: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of all arms at equal shapes, one line per network, with the points lost; dense ones once per rate."""
@@ -25,6 +30,7 @@ def arms(found: pd.DataFrame) -> pd.DataFrame:
 def files(found: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of all arms at equal file sizes, one line per network, with the points lost; a dense network has 1x."""
     lines = found[(found.counted == "bytes") & found.kind.isin((*CUT, "scratch", "dense", "file"))]
+    lines = lines.assign(method=lines.method.replace(SHOWN))
     return lines.assign(lost=lines.baseline - lines.accuracy, lost_at_once=lines.baseline - lines.removed.astype(float))
 
 
@@ -81,7 +87,8 @@ def by_file_size(found: pd.DataFrame) -> pd.DataFrame:
 def coverage(found: pd.DataFrame) -> pd.DataFrame:
     """Return how many trained networks there are of each arm (lines) at each network and rate (columns)."""
     lines = found[~found.kind.isin(("lr", "budget", "latency"))]
-    lines = lines.assign(shape=[f"{network}, {rate:g}x" for network, rate in zip(lines.network, lines.rate, strict=True)])
+    shapes = [f"{network}, {rate:g}x" for network, rate in zip(lines.network, lines.rate, strict=True)]
+    lines = lines.assign(method=lines.method.replace(SHOWN), shape=shapes)
     table = lines.pivot_table(index=["method", "epochs"], columns="shape", values="seed", aggfunc="nunique", sort=False)
     shown = table.map(lambda count: "-" if math.isnan(count) else f"{count:.0f}")
     return shown[sorted(shown)].rename_axis(columns=None).reset_index().assign(epochs=lambda t: t.epochs.map("{:g}".format))

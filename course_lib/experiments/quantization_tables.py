@@ -28,7 +28,7 @@ class Arm(NamedTuple):
 
 
 def near(points: pd.DataFrame, rate: float, *, below: bool = False) -> pd.Series:
-    """Return the setting near a rate that loses least on validation images.
+    """Return the setting that loses least on validation images, of those with a rate or at most a quarter more.
 
     Args:
         points: a line per setting, with its rate and `lost_validation`.

@@ -144,7 +144,7 @@ def overview_table(scale: str = "lesson") -> pd.DataFrame:
         f"{low:+.2f} to {high:+.2f}" if math.isfinite(low) else "none" for low, high in zip(table.low, table.high, strict=True)
     ]
     table = table.assign(rate=table.rate.map("{:.1f}x".format), lost=table.lost.map("{:+.2f}".format), low=ends)
-    names = dict(counted="what is less", rate="here", lost="points lost here", low="95 % interval")
+    names = dict(counted="what is counted", rate="here", lost="points lost here", low="95 % interval")
     return table.drop(columns="high").rename(columns=names)
 
 
@@ -259,7 +259,10 @@ def _described(where: str) -> str:
     torch = sys.modules.get("torch")  # not imported for this alone: an experiment without it is a test's
     if where.startswith("cuda"):
         return torch.cuda.get_device_name(where)
-    return f"CPU, {torch.get_num_threads()} threads" if torch else "CPU"
+    if torch is None:
+        return "CPU"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' * (threads != 1)}"
 
 
 def _module(name: str) -> ModuleType:

@@ -27,8 +27,8 @@ from course_lib.training import evaluate
 # What the paper says of ImageNet: rate of the dense layers, points lost (top-5), as its abstract and text give them
 PAPER = {
     "product": "16-24x at 1 point",
-    "scalar": "8-16x at 0.5",
-    "sign": "32x at about 10",
+    "scalar": "8-16x at 0.5 or less",
+    "sign": "32x at the order of 10 or less",
     "residual": "worse than product",
     "low rank": "worse than all codes",
 }
@@ -239,7 +239,7 @@ def coded(model: nn.Module, code: paper.Code, names: Iterable[str] | None = None
 
 
 def compression_rate(model: nn.Module, layers: Mapping[str, Quantized]) -> float:
-    """Return how many times smaller all dense layers together are, those that `layers` leaves exact at 32 bits a weight."""
+    """Return how many times smaller all dense layers together are, 32 bits per weight in those that `layers` leaves exact."""
     sizes = {name: WEIGHT_BITS * layer.weight.numel() for name, layer in dense_layers(model).items()}
     return sum(sizes.values()) / sum(layers[name].bits if name in layers else size for name, size in sizes.items())
 

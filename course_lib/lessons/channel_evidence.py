@@ -31,7 +31,7 @@ PAPER_OTHERS = [
     ("ResNet-50, ImageNet, top-5 92.2 %", "2x", "8.0; with both rules 4.0", "1.4", ""),
     ("Xception-50, ImageNet, top-5", "2x*", "2.9*", "1.0", "filter pruning 4.3*"),
     ("Faster R-CNN with VGG-16, mAP", "4x", "", "1.8", ""),
-    ("the same, AP 36.7 (authors' release)", "2x / 4x", "", "0.0 / 1.6", ""),
+    ("the same, AP 36.7* (authors' release)", "2x / 4x", "", "0.0 / 1.6", ""),
     ("ResNet-56, CIFAR-10, top-1 92.8 %", "2x", "2.0", "1.0", "filter pruning 1.3*, scratch 1.9*"),
 ]
 
@@ -84,7 +84,7 @@ def first_places_table(found: pd.DataFrame) -> pd.DataFrame:
     """Return `first_places` in words."""
     table, layers = first_places(found), len(set(tables.alone(found).layer))
     table.columns = [f"{rate}x, {'points lost' if quantity == 'lost' else 'error'}" for rate, quantity in table]
-    return table.rename_axis(f"smallest in how many of {layers} layers").reset_index()
+    return table.rename_axis(f"layers (of {layers}) where it is smallest").reset_index()
 
 
 def single_layers_table(found: pd.DataFrame, speedup: int) -> pd.DataFrame:
@@ -117,7 +117,7 @@ def fit_table(found: pd.DataFrame) -> pd.DataFrame:
             "times fewer channels": table.speedup,
             "error (%), weights times beta": table.error_before_fit.map("{:.1f}".format),
             "error (%), least squares": table.error.map("{:.1f}".format),
-            "of the LASSO's channels, also the largest": table.shared.map("{:.0f} %".format),
+            "LASSO's channels among the largest contributions": table.shared.map("{:.0f} %".format),
         }
     )
 
@@ -146,7 +146,7 @@ def retrained_table(fair: pd.DataFrame) -> pd.DataFrame:
             if arm in end and end[arm].notna().all():
                 at_once = with_interval(whole[arm] - cut[arm], "{:.1f}") if cut[arm].notna().all() else "-"
                 lines.append((f"{network}, {rate}x", arm, at_once, with_interval(whole[arm] - end[arm]), f"{epochs[arm]:g}"))
-    return pd.DataFrame(lines, columns=["network, MACs", "arm", "points lost at once", "retrained", "epochs"])
+    return pd.DataFrame(lines, columns=["network, MACs", "arm", "points lost, not retrained", "points lost, retrained", "epochs"])
 
 
 def leads_table(found: pd.DataFrame, fair: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, evidence.Verdict]]:
@@ -242,7 +242,8 @@ def papers_claims(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
         _at_every_rate(found, RESPONSE),
         _at_every_rate(found, FIRST),
         Claim("max response can be worse than first k on deep layers*", f"{' and '.join(list(lines)[-2:])} alone, top-1",
-              f"first k ahead by {-deep.mean():+.2f} points", evidence.better(-deep, "cifar10"), "0"),
+              f"first k is {abs(deep.mean()):.2f} points {'behind' if deep.mean() > 0 else 'ahead'}",
+              evidence.better(-deep, "cifar10"), "0"),
         Claim("shallow layers are more redundant", f"{', '.join(list(lines)[:2])} against {', '.join(list(lines)[-2:])}, top-1",
               f"{shallow_ones.mean():.2f} / {deep_ones.mean():.2f} points lost; at 4x {by_layer}",
               evidence.better(deep_ones - shallow_ones, "cifar10"), "0"),
@@ -250,7 +251,7 @@ def papers_claims(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
               both, evidence.better(rules["neither"] - rules["both"], "cifar10"), "0"),
         Claim("ResNet-56 at 2x loses 1.0 point of top-1", "ResNet-20 at 2x, top-1, correction without samplers",
               f"{loss.mean():.2f} points lost", evidence.verdict(-loss, margin=-1.0), epochs),
-        _against("... and beats the same shape from scratch (91.8, 90.9* %)", "ResNet-20 at 2x, top-1, equal epochs",
+        _against("... and beats the same shape from scratch (ResNet-56: 91.8, 90.9* %)", "ResNet-20 at 2x, top-1, equal epochs",
                  end[LASSO], end[SCRATCH], epochs),
         Claim("VGG-16 at 2x, 4x, 5x loses 0.0, 1.0, 1.7 points of top-5", "ImageNet", "", None),
     ]  # fmt: skip
@@ -281,7 +282,7 @@ def _at_every_rate(found: pd.DataFrame, other: str) -> Claim:
     wins, of = tables.cases(found, other)
     here = ", ".join(f"{rate}x {lead:+.2f}" for rate, lead in by_network.mean().items())
     measured = f"one layer alone, lead in points of top-1, mean of the layers; verdict at {smallest}x, the smallest"
-    words = f"{here}; ahead in {wins} of {of} cases"
+    words = f"{here}; ahead in {wins} of {of} (layer, rate) pairs"
     return Claim(f"less error than {other} at every rate (figure 4)", measured, words,
                  evidence.better(by_network[smallest], "cifar10"), "0")  # fmt: skip
 
@@ -290,4 +291,4 @@ def _against(
     claim: str, measured: str, first: pd.Series, second: pd.Series, epochs: str, test: Callable = evidence.better
 ) -> Claim:
     """A claim about the accuracies of two arms, each by network."""
-    return Claim(claim, measured, f"{first.mean():.2f} / {second.mean():.2f} % right", test(first - second, "cifar10"), epochs)
+    return Claim(claim, measured, f"{first.mean():.2f} / {second.mean():.2f} % accuracy", test(first - second, "cifar10"), epochs)

@@ -66,7 +66,7 @@ def path_figure(weight: Tensor, layer: choices.Layer, name: str, keep: int, keep
     curves.set(xlabel=f"channels kept, of {len(layer.strongest)}", ylabel="error, new images (%)", ylim=(0, None))
     fig.legend(*curves.get_legend_handles_labels(), loc="outside lower center")
     fig.suptitle(
-        f"{name}, {keep} channels: the refit cuts the error from {errors[SHRUNKEN][at]:.0f} to {errors[LASSO][at]:.0f} %",
+        f"With {keep} of {name}'s channels the refit cuts the error from {errors[SHRUNKEN][at]:.0f} to {errors[LASSO][at]:.0f} %",
         x=0.01,
         ha="left",
     )
@@ -94,7 +94,7 @@ def _draw_path(ax: plt.Axes, weight: Tensor, seen: least_squares.Moments, keep: 
     x = penalties / penalties[0]
     ax.plot(x, betas[:, gone], color=INK, linewidth=0.6)
     ax.plot(x, betas[:, kept], color=BLUE, linewidth=0.9)
-    ax.set(xlabel="penalty (share of the strongest)", ylabel="beta of a channel", xlim=(0, 1))
+    ax.set(xlabel="penalty (1 removes all channels)", ylabel="beta of a channel", xlim=(0, 1))
     ax.set_title(f"blue: the {keep} channels that are kept")
 
 

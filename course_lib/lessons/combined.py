@@ -51,7 +51,9 @@ def stages_figure(found: pd.DataFrame) -> plt.Figure:
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter(NullFormatter())
     below.set_xlabel("kilobytes of the file")
-    above.legend([plt.Line2D([], [], marker=mark, linestyle="", color=plots.INK) for mark in MARKS.values()], list(MARKS))
+    above.legend(
+        [plt.Line2D([], [], marker=mark, linestyle="", color=plots.INK) for mark in MARKS.values()], ["start", "pruned", "coded"]
+    )
     below.legend([plt.Line2D([], [], color=colour) for colour in colours.values()], list(colours))
     fig.suptitle(_title(found), x=0.01, ha="left")
     return fig

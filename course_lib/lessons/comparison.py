@@ -16,10 +16,10 @@ from course_lib.notebook import Claim, plots
 HEADLINES = (
     ("Gong 2014", "AlexNet-like", "bits of dense layers", 24.0, "at most 1 point of top-5 lost"),
     ("Han 2015", "VGG-16", "parameters", 13.0, "top-1 error 31.50 -> 31.34 %"),
-    ("Hu 2016", "VGG-16", "parameters", 2.59, "top-1 accuracy 68.36 -> 70.44 % (check)"),
+    ("Hu 2016", "VGG-16", "parameters", 2.59, "top-1 accuracy 68.36 -> 70.44 %*"),
     ("Li 2017", "VGG-16 on CIFAR-10", "MACs", 1.52, "error 6.75 -> 6.60 %"),
     ("Han 2016", "VGG-16", "bytes of the file", 49.0, "top-1 error 31.50 -> 31.17 %"),
-    ("He 2017", "VGG-16", "MACs of convolutions", 5.0, "top-5 error + 1.7 points (check)"),
+    ("He 2017", "VGG-16", "MACs of convolutions", 5.0, "top-5 error + 1.7 points*"),
     ("Luo 2017", "VGG-16", "MACs", 3.23, "top-1 accuracy 68.34 -> 69.80 %"),
 )
 SHAPES = (("vgg-small", 2), ("resnet-20", 2))
@@ -29,8 +29,8 @@ PAPERS = {  # arm -> the claim
     "LASSO": "the LASSO finds the channels to keep (He)",
     "ThiNet": "what the next layer misses least can go (Luo)",
 }
-CRITERIA, SINGLE = "criteria for filters", "single weights, codes"
-FAMILIES = {CRITERIA: plots.BLUE, "random": plots.ORANGE, "dense": plots.GREEN, "scratch": plots.VERMILION, SINGLE: plots.PURPLE}
+CRITERIA, SINGLE, SCRATCH = "criteria for filters", "weight pruning, codes", "scratch-E"
+FAMILIES = {CRITERIA: plots.BLUE, "random": plots.ORANGE, "dense": plots.GREEN, SCRATCH: plots.VERMILION, SINGLE: plots.PURPLE}
 WHEN = {"retrained": "lost", "not retrained": "lost_at_once"}
 
 
@@ -122,9 +122,11 @@ def currencies_figure(priced: pd.DataFrame) -> plt.Figure:
 
 def family(arm: str) -> str:
     """Return the key of FAMILIES to which an arm belongs."""
-    if arm in (file_targets.SPARSE, file_targets.DEEP, file_targets.QUANTIZED):
+    if arm in [points_lost.SHOWN[method] for method in (file_targets.SPARSE, file_targets.DEEP, file_targets.QUANTIZED)]:
         return SINGLE
-    return arm.split("-")[0] if arm in ("random", "dense", "scratch-E", "scratch-B") else CRITERIA
+    if arm.startswith("scratch"):
+        return SCRATCH
+    return arm if arm in ("random", "dense") else CRITERIA
 
 
 def _standing(ax: plt.Axes, lines: pd.DataFrame, x: float, marker: str, colour: str) -> None:
@@ -152,7 +154,7 @@ def own_claims(found: pd.DataFrame) -> list[Claim]:
     """Return what we asked beyond the papers; a claim whose rows are not there was not tested."""
     fits = [_claim(found, "least squares wins where nothing is retrained", ("LASSO", "L1"), at, "removed") for at in SHAPES]
     starts = [_claim(found, "trained weights beat random ones", ("L1", "scratch-E"), at) for at in SHAPES]
-    pair, at = (file_targets.DEEP, "filter-pruning"), ("lenet-5-relu", 16)
+    pair, at = (points_lost.SHOWN[file_targets.DEEP], one_shot.L1), ("lenet-5-relu", 16)
     return [*fits, *starts, _claim(found, "in as many bytes, codes beat fewer filters", pair, at, of=points_lost.files)]
 
 
@@ -166,7 +168,7 @@ def _claim(
         return Claim(claim, measured, "no rows yet", None)
     dataset = lines[lines.network == shape[0]].dataset.iloc[0]
     lines = lines[(lines.network == shape[0]) & (lines.rate == shape[1])].groupby("method")[[column, "epochs"]].mean()
-    here = "{:.2f} / {:.2f} % right".format(*(lines[column][arm] for arm in pair))
+    here = "{:.2f} / {:.2f} % accuracy".format(*(lines[column][arm] for arm in pair))
     epochs = " / ".join(f"{lines.epochs[arm]:g}" for arm in pair) if column == "accuracy" else "0"
     return Claim(claim, measured, here, evidence.better(ahead.loc[shape].dropna(), dataset), epochs)
 

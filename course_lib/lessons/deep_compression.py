@@ -23,14 +23,14 @@ CENTROIDS = (VERMILION, PURPLE, GREEN, BLUE)  # colours, as in the drawing of th
 PUBLISHED = {
     "AlexNet": {
         "dense": ("240", "", "32", "", "42.78 / 19.73"),
-        "P": ("27", "9x", "32", "not counted", ""),
+        "P": ("27", "9x (weights)", "32", "not counted", ""),
         "P+Q": ("8.9", "27x", "5.4", "4", ""),
         "P+Q+H": ("6.9", "35x", "4", "3.2", "42.78 / 19.70"),
         "SVD, a rival": ("", "5x", "", "", "44.02 / 20.56"),
     },
     "VGG-16": {
         "dense": ("552", "", "32", "", "31.50 / 11.32"),
-        "P": ("41*", "13x", "32", "not counted", ""),
+        "P": ("41*", "13x (weights)", "32", "not counted", ""),
         "P+Q": ("17.7*", "31x", "6.4", "5", ""),
         "P+Q+H": ("11.3", "49x", "4.1", "3.1", "31.17 / 10.91"),
     },
@@ -102,7 +102,7 @@ def path_figure(path: Sequence[Tensor], survivors: Tensor) -> plt.Figure:
         place = dict(xytext=(4, 0), textcoords="offset points", va="center", annotation_clip=False)
         right.annotate(f"code {number}", (len(values) - 1, centroid[-1]), color=INK, **place)
     right.set(xlabel="steps of training", xlim=(0, len(values) - 1), ylim=(1.4 * values.min(), 1.4 * values.max()))
-    fig.suptitle(f"Centroids move up to {moved:.0%} of the way to the next", x=0.01, ha="left")
+    fig.suptitle(f"Centroids move up to {100 * moved:.0f} % of the way to the next one", x=0.01, ha="left")
     return fig
 
 

@@ -27,12 +27,14 @@ def papers(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
         _headline(found),
         Claim("smallest first beats random in most layers (figure 8)", f"{ALONE}: layers of 6 beyond 3, mean of the shares",
               f"in {won.to_numpy().mean():.1f} of 6 layers", evidence.verdict(won.mean() - 3), "0"),
-        _against("of smallest, random and largest first, largest is worst (figure 8)", f"the worse other and largest, {ALONE}",
+        _against("of smallest, random and largest first, largest is worst (figure 8)",
+                 f"the worse of smallest and random, and largest, {ALONE}",
                  pd.concat([smallest.mean(), random.mean()], axis=1).min(axis=1), largest.mean()),
         _against("the std of maps falls behind L1 beyond 60 % (figure 9)", f"L1 and mean std, {ALONE}, 90 %",
                  alone.loc[("smallest L1", 0.9)], alone.loc[("mean std", 0.9)]),
         _against("greedy beats independent where much is pruned (section 3.3)",
-                 f"greedy and independent, resnet-20, {most:.0%} of every layer, not retrained", greedy, independent),
+                 f"greedy and independent, resnet-20, {most:.0%} of every layer that can be pruned, not retrained",
+                 greedy, independent),
         _alike_norms(found),
         _retrained(fair, "inherited weights beat random ones (VGG-16-A: 6.60 against 6.88 % error)",
                    "vgg-small", 2, "L1", "scratch-E"),
@@ -49,7 +51,7 @@ def own(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
         *(_retrained(fair, "once retrained, random filters are as good as L1", network, rate, "random", "L1", evidence.no_worse)
           for network, rate, _ in tables.both_measured(fair, "random", "L1")),
         Claim("half of the MACs cost nothing", "L1 and the trained network, vgg-small, 2x fewer MACs",
-              f"{half.accuracy.mean():.2f} and {half.baseline.mean():.2f} % right",
+              f"{half.accuracy.mean():.2f} and {half.baseline.mean():.2f} % accuracy",
               evidence.no_worse(-half.lost, "cifar10"), f"{half.epochs.mean():g}"),
         Claim("a block is sensitive where its branch adds much", "resnet-20, rank correlation of both over the blocks",
               f"{adds.mean():.2f} over 9 blocks", evidence.verdict(adds), "0"),
@@ -63,7 +65,7 @@ def _headline(found: pd.DataFrame) -> Claim:
     if lines.empty:
         return Claim(claim, "VGG-16-A, constant rate of 0.001", "-", None)
     fewer = 100 * (1 - lines.macs / lines.dense_macs).mean()
-    here = f"{lines.baseline.mean():.2f} -> {lines.accuracy.mean():.2f} % right at {fewer:.1f} % fewer"
+    here = f"{lines.baseline.mean():.2f} -> {lines.accuracy.mean():.2f} % accuracy at {fewer:.1f} % fewer"
     lossless = evidence.no_worse(lines.accuracy - lines.baseline, "cifar10")
     return Claim(claim, "vgg-small-A, constant rate of 0.001", here, lossless, f"{lines.epochs.max():g}")
 
@@ -92,12 +94,12 @@ def _retrained(
     lines = lines[(lines.network == network) & (lines.rate == rate) & lines.seed.isin(difference.index)]
     lines = lines[lines.method.isin((first, second))]
     ends = lines.groupby("method").accuracy.mean()
-    here = f"{ends[first]:.2f} and {ends[second]:.2f} % right"
+    here = f"{ends[first]:.2f} and {ends[second]:.2f} % accuracy"
     measured = f"{first} and {second}, {network}, {rate}x fewer MACs"
     return Claim(claim, measured, here, test(difference, "cifar10"), f"{lines.epochs.mean():g}")
 
 
 def _against(claim: str, measured: str, first: pd.Series, second: pd.Series) -> Claim:
     """A claim about the accuracies of two arms that are not retrained, each by network."""
-    here = f"{first.mean():.2f} and {second.mean():.2f} % right"
+    here = f"{first.mean():.2f} and {second.mean():.2f} % accuracy"
     return Claim(claim, measured, here, evidence.better(first - second, "cifar10"), "0")

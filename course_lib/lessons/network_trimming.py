@@ -199,7 +199,9 @@ def shift_table(model: nn.Module, chosen_on: Split, test: Split, widths: Mapping
     for criterion in ("APoZ", "mean activation", "L1 norm", "random"):
         seeds = [stream(0, "draw", draw) for draw in range(runs.DRAWS)] if criterion == "random" else [0]
         means = np.mean([errors(runs.scores(model, chosen_on, criterion, seed)) for seed in seeds], axis=0)
-        lines.append((criterion, *(f"{mean:.2f} %" for mean in means)))
+        lines.append(
+            (criterion if len(seeds) == 1 else f"{criterion}, mean of {len(seeds)} draws", *(f"{mean:.2f} %" for mean in means))
+        )
     names = [f"error, {layer} cut to {count}" for layer, count in widths.items()]
     return pd.DataFrame(lines, columns=["criterion", *names, "both cut", "both cut, biases corrected"])
 

@@ -63,7 +63,7 @@ def rank_correlations(model: nn.Module, images: Tensor) -> dict[str, float]:
 def correlations_figure(found: Mapping[str, float]) -> plt.Figure:
     """Draw the rank correlation of size and contribution of the filters of each layer."""
     lowest, highest = min(found, key=found.get), max(found, key=found.get)
-    title = f"Size ranks {lowest}'s filters worst ({found[lowest]:.2f}), {highest}'s best ({found[highest]:.2f})"
+    title = f"Filter size predicts the contribution best in {highest}, worst in {lowest}"
     return plots.bars(found, title=title, ylabel="rank correlation")
 
 

@@ -35,7 +35,8 @@ def step_by_step(found: pd.DataFrame, first: str = "APoZ", second: str = "random
         ahead = here.loc[first] - here.loc[second]
         figures = [with_interval(ahead[column], "{:+.2f}") for column in ("removed", "accuracy")]
         lines.append(("{}, {}".format(*pair), f"{here.rate.mean():.2f}x", *figures))
-    return pd.DataFrame(lines, columns=["conv2, fc1", "fewer parameters", "before retraining (points)", "after it (points)"])
+    ahead = [f"{first} ahead of {second}, {when} retraining (points)" for when in ("before", "after")]
+    return pd.DataFrame(lines, columns=["conv2, fc1", "fewer parameters", *ahead])
 
 
 def ahead_of_random(found: pd.DataFrame) -> pd.DataFrame:
@@ -93,7 +94,7 @@ def rounds_figure(found: pd.DataFrame) -> plt.Figure:
     return plots.lines(
         lines.rate.groupby(lines["round"]).mean(), curves, spread={name: (g.min(), g.max()) for name, g in by_round.items()},
         title=f"The last round raises the error to {last[0]:.1f} %, retraining lowers it to {last[1]:.2f} %",
-        xlabel="times fewer parameters, a point per round", ylabel="test error on MNIST (%)",
+        xlabel="times fewer parameters, a point per round; bands: lowest and highest network", ylabel="test error on MNIST (%)",
     )  # fmt: skip
 
 
@@ -142,7 +143,14 @@ def many_or_few(found: pd.DataFrame) -> pd.DataFrame:
         fall = [with_interval(group.baseline - group[column], form) for column, form in FALLS.items()]
         widths = runs.MANY[rate][0 if method == runs.ARMS[0] else 1].values()
         table.append((rate, method, ", ".join(map(str, widths)), f"{group.macs.mean():,.0f}", *fall))
-    columns = ["fewer parameters", "trimmed", "widths", "MACs", "points lost, before retraining", "points lost, after it"]
+    columns = [
+        "fewer parameters",
+        "trimmed",
+        "widths",
+        "MACs",
+        "points lost, before retraining",
+        "points lost, after ten epochs of retraining",
+    ]
     table = pd.DataFrame(table, columns=columns)
     return table.sort_values("fewer parameters", key=lambda rates: rates.map(list(runs.MANY).index), kind="stable")
 
@@ -213,11 +221,11 @@ def _many(found: pd.DataFrame, rate: str, arm: str) -> pd.DataFrame:
 
 def _lossless(claim: str, measured: str, arm: pd.DataFrame, epochs: str) -> Claim:
     """A claim that an arm's accuracy is that of its networks before they were trimmed."""
-    here = f"{arm.baseline.mean():.2f} / {arm.accuracy.mean():.2f} % right"
+    here = f"{arm.baseline.mean():.2f} / {arm.accuracy.mean():.2f} % accuracy"
     return Claim(claim, measured, here, evidence.no_worse(arm.accuracy - arm.baseline, "mnist"), epochs)
 
 
 def _against(claim: str, measured: str, first: pd.Series, second: pd.Series, epochs: str) -> Claim:
     """A claim that the first of two arms has the better accuracies, by network."""
-    here = f"{first.mean():.2f} / {second.mean():.2f} % right"
+    here = f"{first.mean():.2f} / {second.mean():.2f} % accuracy"
     return Claim(claim, measured, here, evidence.better(first - second, "mnist"), epochs)

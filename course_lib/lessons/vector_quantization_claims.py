@@ -41,9 +41,9 @@ def paper_claims(recorded: pd.DataFrame) -> list[Claim]:
         weakest("PQ: 16-24x within 1 point of top-5", change.format(-1), _product_between(recorded, 16, 24)),
         weakest("scalar k-means: 8-16x within 0.5 points of top-5", change.format(-0.5), scalars),
         weakest("PQ and scalar k-means beat SVD at like rates", all_coded, _leads(arms, codes, "low rank")),
-        weakest("the same, with the last layer exact", last_exact, _leads(exact, codes, "low rank")),
+        weakest("our variation: the same, last layer exact", last_exact, _leads(exact, codes, "low rank")),
         weakest("RQ is worse than PQ and scalar k-means at like rates", all_coded, _leads(arms, codes, "residual")),
-        weakest("binarization: 32x within about 10 points", change.format(-10), signs),
+        weakest("binarization: 32x at a loss of the order of 10 points or less", change.format(-10), signs),
         weakest("all layers together lose more than any one", together, _together(recorded)),
         weakest("the last layer is the most fragile", last, _last(recorded)),
     ]

@@ -108,7 +108,7 @@ def draw(paths: Mapping[str, Path], now: Measured, before: Measured | None) -> p
     ax.axvline(now.detail["penalty"], color=INK, linewidth=2)
     ends = [bound for one in paths.values() for bound in (float(one.betas.min()), float(one.betas.max()))]
     ax.set(xlim=(0, 1), ylim=(min(ends) - 0.05, max(ends) + 0.05))
-    ax.set(xlabel="penalty (share of the strongest)", ylabel="beta of a channel")
+    ax.set(xlabel="penalty (1 removes all channels)", ylabel="beta of a channel")
     ax.set_title(f"{now.detail['layer']}: blue channels are kept")
     return fig
 

@@ -16,7 +16,7 @@ from course_lib.notebook.plots import BLUE, INK, VERMILION
 from course_lib.notebook.tries import Axis, Goal, Measured, Memory, accuracy_axis, canvas, in_words
 from course_lib.training import evaluate
 
-SILENT, ACTIVE = SIDES = ("the most silent", "the most active")
+SILENT, ACTIVE = SIDES = ("those most often zero", "those least often zero")
 EDGES = np.arange(0, 101, 4)  # of the bars, in percent
 LOST = 2  # points of accuracy, of the goal
 PLACES = ((0.13, 0.64, 0.84, 0.25), (0.13, 0.17, 0.84, 0.25))
