@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from course_lib import surgery
 from course_lib.distillation import Examples, batches, distil, loss
+from course_lib.masks import weight_layers
 from course_lib.storage import CodedTensor, CompressedNetwork
 from course_lib.streams import stream
 from course_lib.surgery.dead_neurons import remove_dead_neurons
@@ -23,11 +24,6 @@ INSTALMENTS = (0.5, 0.7, 0.82, 0.9, 0.95, 0.98, 0.995, 1.0)  # shares of the wei
 BIAS_LEVELS = 3  # on either side of zero
 ORDERS = ("dense first", "as trained")  # of neurons and filters in the file
 NO_GAPS = torch.zeros(0, dtype=torch.int32)
-
-
-def layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers that have weights, by their names, in order."""
-    return {name: module for name, module in model.named_children() if isinstance(module, nn.Conv2d | nn.Linear)}
 
 
 # 1. Trim
@@ -41,7 +37,7 @@ def trim(model: nn.Module, widths: Mapping[str, int], image: Tensor) -> nn.Modul
         widths: layer -> how many channels it keeps; all layers but the last.
         image: a batch that the network accepts.
     """
-    found, kept = layers(model), {}
+    found, kept = weight_layers(model), {}
     for (layer, module), reader in zip(found.items(), list(found.values())[1:], strict=False):
         incoming = module.weight.flatten(1).norm(dim=1)
         columns = reader.weight.transpose(0, 1).reshape(len(incoming), -1)  # after a flatten a channel has 16 columns in a row
@@ -57,7 +53,7 @@ def fold_biases(model: nn.Module, image: Tensor) -> None:
 
     This is exact: between these layers lies max-pooling only, and max(x + b) = max(x) + b.
     """
-    convolutions = [module for module in layers(model).values() if isinstance(module, nn.Conv2d)]
+    convolutions = [module for module in weight_layers(model).values() if isinstance(module, nn.Conv2d)]
     if convolutions:
         flatten = next(place for place, module in enumerate(model) if isinstance(module, nn.Flatten))
         dense = next(module for module in model if isinstance(module, nn.Linear))
@@ -92,7 +88,7 @@ def prune(
 
     One threshold holds for all layers. How many weights are left follows a cubic schedule.
     """
-    masks = {module.weight: (module.weight != 0).float() for module in layers(model).values()}
+    masks = {module.weight: (module.weight != 0).float() for module in weight_layers(model).values()}
     total = sum(int(mask.sum()) for mask in masks.values())
     steps = 0
 
@@ -140,13 +136,13 @@ def steps(model: nn.Module, given: Examples, coarseness: float, seed: int) -> di
     Where the loss is flat the step is wide: a layer's step is proportional to the mean squared gradient of its weights to the
     power -1/2. In the layer of most weights it is `coarseness` times their mean absolute value.
     """
-    found = [module.weight for module in layers(model).values()]
+    found = [module.weight for module in weight_layers(model).values()]
     squares = dict.fromkeys(found, 0.0)
     for batch in batches(given, 100, seed):
         gradients = torch.autograd.grad(loss(model, *batch), found)
         for weight, gradient in zip(found, gradients, strict=True):
             squares[weight] += gradient[weight != 0].square().mean().item()
-    idle = [name for name, module in layers(model).items() if not squares[module.weight] > 0]
+    idle = [name for name, module in weight_layers(model).items() if not squares[module.weight] > 0]
     if idle:
         raise ValueError(f"the loss does not depend on the weights of {', '.join(idle)}; prune less, or trim to fewer neurons")
     largest = max(found, key=lambda weight: int(weight.count_nonzero()))
@@ -231,7 +227,7 @@ def compressed(model: nn.Module, taken: Mapping[nn.Parameter, float], *, order: 
     if order not in ORDERS:
         raise ValueError(f"order is {order!r}; allowed are {', '.join(map(repr, ORDERS))}")
     scale, before, tensors = 1.0, None, {}
-    *hidden, last = layers(model)
+    *hidden, last = weight_layers(model)
     for name in (*hidden, last):
         module = model.get_submodule(name)
         weight, bias = (module.weight / taken[module.weight]).round(), torch.zeros_like(module.bias)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-for variable in [name for name in os.environ if name.startswith("COURSE_")]:
+for variable in [name for name in os.environ if name.startswith(("COURSE_", "TQDM_"))]:
     del os.environ[variable]
 os.environ["COURSE_SCALE"] = "smoke"  # child processes and kernels inherit it
 

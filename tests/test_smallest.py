@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from course_lib import distillation, models, smallest, storage
 from course_lib.data import Split
+from course_lib.masks import weight_layers
 
 IMAGE = torch.zeros(1, 1, 28, 28)
 
@@ -32,7 +33,7 @@ def few():
 
 
 def weights(model):
-    return [module.weight for module in smallest.layers(model).values()]
+    return [module.weight for module in weight_layers(model).values()]
 
 
 def test_biases_of_convolutions_move_into_the_dense_layer_exactly():
@@ -108,7 +109,7 @@ def test_steps_follow_the_scale_of_a_layer(small, few):
     first, second = weights(scaled)[:2]
     with torch.no_grad():
         first.mul_(2)
-        list(smallest.layers(scaled).values())[0].bias.mul_(2)
+        list(weight_layers(scaled).values())[0].bias.mul_(2)
         second.div_(2)
     after = smallest.steps(scaled, few, 0.7, seed=0)
     assert after[first] == pytest.approx(2 * before[weights(small)[0]], rel=1e-3)
@@ -167,7 +168,7 @@ def test_the_file_holds_the_network_up_to_a_factor(small, few, tmp_path):
 
 def test_neurons_are_sorted_by_how_many_weights_they_have(small, few):
     state = smallest.compressed(small, quantized(small, few)).state_dict()
-    for name in list(smallest.layers(small))[:-1]:
+    for name in list(weight_layers(small))[:-1]:
         counts = (state[f"{name}.weight"] != 0).flatten(1).sum(1).tolist()
         assert counts == sorted(counts, reverse=True)
 
@@ -175,7 +176,7 @@ def test_neurons_are_sorted_by_how_many_weights_they_have(small, few):
 def test_as_trained_the_neurons_stay_where_they_are(small, few):
     taken = quantized(small, few)
     state = smallest.compressed(small, taken, order="as trained").state_dict()
-    for name, module in smallest.layers(small).items():
+    for name, module in weight_layers(small).items():
         torch.testing.assert_close(state[f"{name}.weight"], (module.weight / taken[module.weight]).round().detach())
     with pytest.raises(ValueError, match=r"order is 'random'; allowed are 'dense first', 'as trained'"):
         smallest.compressed(small, taken, order="random")

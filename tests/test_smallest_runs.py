@@ -149,8 +149,8 @@ def test_the_pipeline_is_part_of_the_fingerprint(monkeypatch):
 
 def test_names_are_unique_and_an_unknown_kind_is_refused():
     names = [setting["name"] for setting in runs.grid("lesson")]
-    assert len(set(names)) == len(names) == len(runs.ARMS) + 2
-    with pytest.raises(ValueError, match="kind is 'other'; known are file, ablation"):
+    assert len(set(names)) == len(names) == len(runs.ARMS) + len(runs.SIZES) + 1, "and ResNet-20"
+    with pytest.raises(ValueError, match="kind is 'other'; known are file, ablation, residual"):
         runs.run(dict(kind="other"), seed=0, scale="smoke", device="cpu")
 
 

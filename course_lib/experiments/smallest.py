@@ -1,8 +1,9 @@
 """The runs behind notebook 09: the smallest files that read digits, and what each step of the pipeline contributes.
 
 A setting's 'kind' says which question a row answers: 'file' how few bytes a LeNet takes after each step, 'ablation' what happens
-when one step of the pipeline is left out or replaced, on LeNet-300-100. A seed is an independently trained network, which is
-trimmed, distilled, pruned and quantized on its own; the teachers are the course's trained LeNet-5s, the same ones for all seeds.
+when one step of the pipeline is left out or replaced, on LeNet-300-100, 'residual' how few bytes ResNet-20 takes on CIFAR-10. A
+seed is an independently trained network, which is trimmed, distilled, pruned and quantized on its own; the teachers of the LeNets
+are the course's trained LeNet-5s, the same ones for all seeds.
 """
 
 import copy
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from course_lib import data, distillation, models, smallest, storage
 from course_lib.data import Splits
@@ -21,8 +23,10 @@ from course_lib.distillation import Examples
 from course_lib.experiments import rows
 from course_lib.experiments.compressed_files import dense_bytes, file_size, raw
 from course_lib.experiments.first_stage import only_pruned
+from course_lib.experiments.smallest_residual import residual
 from course_lib.experiments.smallest_tables import WHOLE, headline, paper_table
 from course_lib.files import ROOT, replacing
+from course_lib.masks import weight_layers
 from course_lib.papers import deep_compression
 from course_lib.storage import CodedTensor, CompressedNetwork
 from course_lib.streams import stream
@@ -37,9 +41,14 @@ LENET_300_100, LENET_5 = "lenet-300-100", "lenet-5"
 SIZES = {
     "dense": dict(network=LENET_300_100, trimmed_to=dict(fc1=80, fc2=30), keeps=[3600, 2600], longer=2),
     "small": dict(network=LENET_5, trimmed_to=dict(conv1=8, conv2=20, fc1=60), keeps=[1870, 1290], longer=1),
-    "medium": dict(network=LENET_5, trimmed_to=dict(conv1=10, conv2=24, fc1=80), keeps=[2650], longer=1),
+    "medium": dict(network=LENET_5, trimmed_to=dict(conv1=10, conv2=24, fc1=80), keeps=[3200, 2650], longer=1),
 }
+RESIDUAL = dict(
+    name="file resnet-20", kind="residual", size="residual", network="resnet-20", dataset="cifar10",
+    copies=3, teachers=3, lr=1e-3, coarseness=0.5,
+)  # fmt: skip
 COARSENESS = 0.65
+DECAY = 0.998  # of the moving average of weights per step: it reaches back 500 steps, an epoch
 EPOCHS = ("distilling", "pruning", "further", "quantizing")
 ABLATED = dict(network=LENET_300_100, trimmed_to=dict(fc1=80, fc2=30), keeps=[2600])
 ARMS = {  # what is left out or replaced -> how
@@ -51,6 +60,7 @@ ARMS = {  # what is left out or replaced -> how
     "importance not divided by bits": dict(importance="importance"),
     "pruned weights may grow back": dict(importance="regrowth"),
     "pruned for twice as long": dict(longer=2),
+    "weights averaged while pruned": dict(averaged=True),
     "the same step relative to the weights in every layer": dict(step="same"),
     "all numbers rounded at once": dict(instalments=(0.0, 1.0)),
 }
@@ -78,21 +88,21 @@ def budget(scale: str) -> dict[str, Any]:
 
 def grid(scale: str) -> list[dict]:
     """Return all settings; smoke scale keeps one file and one replaced step."""
-    sizes = (
-        SIZES if scale == "paper" else {size: SIZES[size] for size in ("dense", "small")}
-    )  # the third takes ten minutes per file
-    files = [dict(name=f"file {size} {about['network']}", kind="file", size=size) | about for size, about in sizes.items()]
+    files = [dict(name=f"file {size} {about['network']}", kind="file", size=size) | about for size, about in SIZES.items()]
     arms = [dict(name=f"ablation {arm}", kind="ablation", arm=arm) | ABLATED for arm in ARMS]
-    return [files[0], arms[4]] if scale == "smoke" else [*arms, *files]
+    paper = scale == "paper"  # an epoch takes a minute and a half on one core
+    epochs = dict(pruning=[60, 30], quantizing=12, seeds=3) if paper else dict(pruning=[14, 6], quantizing=4, seeds=1)
+    residual = RESIDUAL | dict(keeps=[54_000, 36_000]) | epochs
+    return [files[0], arms[4]] if scale == "smoke" else [*arms, *files, residual]
 
 
 def run(setting: dict, *, seed: int, scale: str, device: str) -> dict:
     """Return one row: `setting` is an entry of `grid`. Raises ValueError for an unknown kind."""
     if setting["kind"] not in KINDS:
         raise ValueError(f"kind is {setting['kind']!r}; known are {', '.join(KINDS)}")
-    splits = data.load("mnist", device=device, scale=scale)
+    splits = data.load(setting.get("dataset", "mnist"), device=device, scale=scale)
     work = budget(scale)
-    work = {key: work[key] for key in ("copies", "teachers")} | work[setting["kind"]]
+    work = {key: work[key] for key in ("copies", "teachers")} | work.get(setting["kind"], {})
     dense = models.pretrained(setting["network"], splits.name, seed).to(splits.test.images.device)
     about = dict(dataset=splits.name, precision="float32", batch=distillation.BATCH, lr=3e-3, dense_bytes=dense_bytes(dense))
     return about | rows.baseline(dense, splits) | KINDS[setting["kind"]](setting, splits, work, dense, seed)
@@ -124,12 +134,13 @@ def files(setting: dict, splits: Splits, work: Mapping[str, Any], dense: nn.Modu
 def ablation(setting: dict, splits: Splits, work: Mapping[str, Any], dense: nn.Module, seed: int) -> dict:
     """The row of the pipeline with one step left out or replaced; 'pruned' is the validation accuracy before quantization."""
     how = dict(trimmed_to=setting["trimmed_to"], teachers=work["teachers"], copies=work["copies"], importance="per bit", longer=1)
-    how |= dict(step="sensitivity", instalments=smallest.INSTALMENTS) | ARMS[setting["arm"]]
+    how |= dict(step="sensitivity", instalments=smallest.INSTALMENTS, averaged=False) | ARMS[setting["arm"]]
     given = examples(splits, dict(work, teachers=how["teachers"], copies=how["copies"]), seed)
     model = smallest.trim(dense, how["trimmed_to"], splits.test.images[:1])
     distillation.distil(model, given, epochs=work["distilling"], seed=stream(seed, "distil"))
     epochs, order = how["longer"] * work["pruning"], stream(seed, "prune")
-    model = pruned(model, given, setting["keeps"][0], splits, epochs=epochs, seed=order, importance=how["importance"])
+    way = averaged if how["averaged"] else pruned
+    model = way(model, given, setting["keeps"][0], splits, epochs=epochs, seed=order, importance=how["importance"])
     before = rows.percent(model, splits.validation)
     taken, quantized = _quantized(model, given, work, seed, step=how["step"], instalments=how["instalments"])
     file = smallest.compressed(quantized, taken)
@@ -138,7 +149,7 @@ def ablation(setting: dict, splits: Splits, work: Mapping[str, Any], dense: nn.M
     return dict(method=setting["arm"], pruned=before) | outcome
 
 
-KINDS = {"file": files, "ablation": ablation}
+KINDS = {"file": files, "ablation": ablation, "residual": residual}
 
 
 def examples(splits: Splits, work: Mapping[str, Any], seed: int) -> Examples:
@@ -173,6 +184,20 @@ def pruned(
     return smallest.without_dead(model, splits.test.images[:1])
 
 
+def averaged(
+    model: nn.Module, given: Examples, keep: int, splits: Splits, *, epochs: float, seed: int, importance: str
+) -> nn.Module:
+    """Return the network of `pruned`, each weight left with its moving average over about the last epoch of training."""
+    model = copy.deepcopy(model)
+    mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
+    handle = model.register_forward_pre_hook(lambda *_: mean.update_parameters(model))
+    smallest.prune(model, given, keep, epochs=epochs, seed=seed, importance=IMPORTANCE[importance])
+    handle.remove()
+    for parameter, average in zip(model.parameters(), mean.module.parameters(), strict=True):
+        parameter.data = torch.where(parameter != 0, average, 0).detach()
+    return smallest.without_dead(model, splits.test.images[:1])
+
+
 def by_magnitude(weight: Tensor, state: Mapping[str, Tensor], mask: Tensor) -> Tensor:
     """Return the importance of weights by their magnitude alone."""
     return weight.abs().masked_fill(mask == 0, -1.0)
@@ -199,7 +224,7 @@ def _quantized(
     model = copy.deepcopy(model)
     taken = smallest.steps(model, given, COARSENESS, seed=stream(seed, "sensitivity"))
     if step == "same":
-        weights = [module.weight for module in smallest.layers(model).values()]
+        weights = [module.weight for module in weight_layers(model).values()]
         taken |= {weight: COARSENESS * weight[weight != 0].abs().mean().item() for weight in weights}
     smallest.quantize(model, given, taken, epochs=work["quantizing"], seed=stream(seed, "quantize"), instalments=instalments)
     return taken, model
@@ -240,7 +265,7 @@ def others(model: nn.Module, taken: Mapping[nn.Parameter, float], file: Compress
         xz=len(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)),
         entropy=round(sum(map(_entropy, file.tensors.values())) / 8, 1),
         as_trained=file_size(smallest.compressed(model, taken, order="as trained")),
-        widths=[module.weight.shape[0] for module in smallest.layers(model).values()],
+        widths=[module.weight.shape[0] for module in weight_layers(model).values()],
     )
 
 

@@ -16,6 +16,7 @@ STAGES = {  # stage -> what its file holds
 PUBLISHED = {  # network, weights kept -> the published file that is nearest in size
     ("lenet-300-100", 3600): "8,560 bytes, 1.9 % error (Oktay 2020)",
     ("lenet-300-100", 2600): "8,560 bytes, 1.9 % error (Oktay 2020)",
+    ("lenet-5", 3200): "3,100 bytes, 0.69 % error (MIRACLE, not all bytes counted)",
     ("lenet-5", 2650): "2,840 bytes, 1.0 % error (Oktay 2020)",
     ("lenet-5", 1870): "1,694 bytes, 0.83 % error (MIRACLE, re-implemented)",
     ("lenet-5", 1290): "1,140 bytes, 0.98 % error (MIRACLE, re-implemented)",
@@ -124,6 +125,28 @@ def coder_table(found: pd.DataFrame) -> pd.DataFrame:
     means = lines.groupby(["network", "keep"])[list(CODERS)].mean().T
     means.columns = [f"{network}, {keep:,.0f} weights" for network, keep in means.columns]
     return means.map("{:,.0f}".format).rename(index=CODERS).reset_index(names="the same integers, bytes")
+
+
+def residual_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Return a line per file of ResNet-20: weights left, bytes, accuracy after pruning and in the file, points lost."""
+    lines, table = found[found.kind == "residual"], []
+    for keep, group in lines.groupby("keep", sort=False):
+        coded, pruned = (group[group.stage == stage] for stage in ("coded", "pruned"))
+        table.append(
+            {
+                "weights left": f"{keep:,.0f} of {pruned.parameters.mean():,.0f}",
+                "bytes": f"{coded.bytes.mean():,.0f}",
+                "times smaller": f"{(coded.dense_bytes / coded.bytes).mean():.0f}x",
+                "validation, pruned": f"{pruned.validation.mean():.2f} %",
+                "validation, in the file": f"{coded.validation.mean():.2f} %",
+                "test, in the file": f"{coded.accuracy.mean():.2f} %",
+                "test, as trained": f"{coded.baseline.mean():.2f} %",
+                "points lost": f"{(coded.baseline - coded.accuracy).mean():+.2f}",
+                "epochs": f"{coded.epochs.mean():g}",
+                "networks": coded.seed.nunique(),
+            }
+        )
+    return pd.DataFrame(table)
 
 
 def headline(found: pd.DataFrame) -> pd.DataFrame:
