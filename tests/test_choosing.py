@@ -82,9 +82,9 @@ def test_one_network_parts_no_arms():
 
 
 def test_every_arm_of_the_rows_has_its_needs():
-    from course_lib.experiments import comparison, runner
+    from course_lib.experiments import comparison, points_lost, runner
 
-    assert set(comparison.SEVEN) | set(comparison.ARMS) <= set(choosing.NEEDS)
+    assert {points_lost.SHOWN[method] for method in comparison.SEVEN} | set(comparison.ARMS) <= set(choosing.NEEDS)
     assert len(choosing.decisions(runner.recorded("comparison"))) >= len(choosing.WISHES)
 
 

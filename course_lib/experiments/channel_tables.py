@@ -14,9 +14,9 @@ from course_lib.experiments.rows import lost
 PAPER = {
     ("resnet-20", 2): "ResNet-56: 92.8 -> 91.8 % top-1",
     ("resnet-56", 2): "ResNet-56: 92.8 -> 91.8 % top-1",
-    ("vgg-small", 2): "VGG-16, ImageNet: 0.0 points of top-5",
+    ("vgg-small", 2): "VGG-16, ImageNet, 2x: 0.0 points of top-5",
     ("vgg-small", 4): "VGG-16, ImageNet: 1.0 points of top-5",
-    ("vgg-16", 2): "VGG-16, ImageNet: 0.0 points of top-5",
+    ("vgg-16", 2): "VGG-16, ImageNet, 2x: 0.0 points of top-5",
 }
 
 

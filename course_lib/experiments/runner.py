@@ -143,7 +143,8 @@ def overview_table(scale: str = "lesson") -> pd.DataFrame:
     ends = [
         f"{low:+.2f} to {high:+.2f}" if math.isfinite(low) else "none" for low, high in zip(table.low, table.high, strict=True)
     ]
-    table = table.assign(rate=table.rate.map("{:.1f}x".format), lost=table.lost.map("{:+.2f}".format), low=ends)
+    rates = table.rate.map(lambda rate: f"{rate:,.{int(rate < 100)}f}x")  # a tenth tells nothing where it is above 100
+    table = table.assign(rate=rates, lost=table.lost.map("{:+.2f}".format), low=ends)
     names = dict(counted="what is counted", rate="here", lost="points lost here", low="95 % interval")
     return table.drop(columns="high").rename(columns=names)
 

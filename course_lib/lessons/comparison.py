@@ -19,7 +19,7 @@ HEADLINES = (
     ("Hu 2016", "VGG-16", "parameters", 2.59, "top-1 accuracy 68.36 -> 70.44 %*"),
     ("Li 2017", "VGG-16 on CIFAR-10", "MACs", 1.52, "error 6.75 -> 6.60 %"),
     ("Han 2016", "VGG-16", "bytes of the file", 49.0, "top-1 error 31.50 -> 31.17 %"),
-    ("He 2017", "VGG-16", "MACs of convolutions", 5.0, "top-5 error + 1.7 points*"),
+    ("He 2017", "VGG-16", "MACs of convolutions", 5.0, "top-5 error + 1.7 points"),
     ("Luo 2017", "VGG-16", "MACs", 3.23, "top-1 accuracy 68.34 -> 69.80 %"),
 )
 SHAPES = (("vgg-small", 2), ("resnet-20", 2))

@@ -118,7 +118,7 @@ SHORT = {
     "pruned weights may grow back": "may grow back",
     "pruned for twice as long": "pruned twice as long",
     "weights averaged while pruned": "weights averaged",
-    "the same step relative to the weights in every layer": "same step everywhere",
+    "the same step relative to the weights in every layer": "same relative step",
     "all numbers rounded at once": "rounded at once",
 }
 
@@ -152,7 +152,7 @@ def our_claims(found: pd.DataFrame) -> list[Claim]:
     steps = {
         "five teachers are better than one": "one teacher instead of five",
         "importance per bit is better than magnitude": "pruned by magnitude",
-        "steps by sensitivity are better than the same step everywhere": "the same step relative to the weights in every layer",
+        "steps by sensitivity are better than the same relative step": "the same step relative to the weights in every layer",
         "instalments are better than rounding at once": "all numbers rounded at once",
     }
     claims = [_helps(claim, compared.loc[[arm]]) for claim, arm in steps.items()]

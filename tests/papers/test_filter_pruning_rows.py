@@ -220,7 +220,7 @@ def test_a_network_that_an_arm_lacks_takes_no_part():
     found = fair()
     found = found[~((found.rate == 4) & (found.method == "random") & (found.seed == 2))]
     claim = judged.own(recorded(), found)[1]
-    assert claim.evidence.networks == 2 and claim.here == "89.85 and 89.95 % right"
+    assert claim.evidence.networks == 2 and claim.here == "89.85 and 89.95 % accuracy"
 
 
 def test_a_shape_whose_arms_are_missing_is_left_out():
