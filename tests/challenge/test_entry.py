@@ -180,17 +180,18 @@ def test_decoding_ends_at_its_limit_by_the_clock(monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have fewer limits")
 @pytest.mark.parametrize(
-    ("limit", "ending"),
+    ("limit", "endings"),
     [
-        ("apart.CPU_SECONDS = 1", -signal.SIGKILL),
-        ("apart.LIMITS = apart.dataclasses.replace(apart.LIMITS, memory=20 << 20)", 1),
+        ("apart.CPU_SECONDS = 1", [-signal.SIGKILL]),
+        # Where memory is short, Python may not even be able to report it, and goes on until its time is over
+        ("apart.LIMITS = apart.dataclasses.replace(apart.LIMITS, memory=20 << 20)", [1, -signal.SIGKILL]),
     ],
 )
-def test_a_process_that_takes_too_much_is_ended(limit, ending):
+def test_a_process_that_takes_too_much_is_ended(limit, endings):
     code = f"import dataclasses; from course_lib.challenge import apart; apart.dataclasses = dataclasses; {limit}; apart.main()"
     heavy = content("lenet-300-100", (150, 100), seed=1)  # 0.13 million random levels
     done = subprocess.run([sys.executable, "-c", code], input=heavy, capture_output=True, cwd=ROOT, timeout=200)
-    assert done.returncode == ending and done.stdout == b""
+    assert done.returncode in endings and done.stdout == b""
 
 
 @pytest.mark.skipif(shutil.which("false") is None, reason="this system has no program that fails")
