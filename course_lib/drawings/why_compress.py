@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 from course_lib.drawings import shapes
 from course_lib.notebook.plots import BLUE, GREEN, INK, ORANGE, PURPLE, SKY
 
-RATE, BANDWIDTH = 50e9, 25e9  # MACs and bytes a second of the machine in `frames`
+RATE, BANDWIDTH = 50e9, 25e9  # MACs and bytes per second of the machine in `frames`
 FC7 = 4096 * 4096  # weights, and MACs for one image
 CONV5_3 = 512 * 512 * 9
 PLACES = 14 * 14  # of conv5_3's kernels on their map
@@ -44,7 +44,7 @@ def _convolution(ax: plt.Axes, bottom: float) -> None:
     made = shapes.cells(ax, (10.6, bottom + 0.7), [[GREEN] * 4] * 4, size=0.7, name="output map")
     shapes.arrow(ax, (kernel.right_side[0], met.left_side[1]), met.left_side)
     shapes.arrow(ax, met.right_side, made.left_side)
-    for line, text in enumerate(("A convolution:", "16 inputs.", "16 multi-", "plications.")):
+    for line, text in enumerate(("A convolution:", "the orange", "weight meets", "16 inputs.")):
         shapes.write(ax, (14.6, bottom + 3.5 - 0.95 * line), text, align="left")
 
 
@@ -83,9 +83,9 @@ def _lanes(weights: int, macs: int, activations: int, images: int) -> Callable[[
 
 
 def paper_map() -> plt.Figure:
-    """Draw a filter, its map and the channel that reads it, and where each paper looks to decide what is removed."""
-    fig, ax = shapes.canvas(15.6, "What the seven papers look at, and what they remove")
-    size, middle, row = 1.1, 11.4, 1.1 / 2
+    """Draw a filter, its map (a channel) and the column of weights that reads it, and where each paper looks to choose them."""
+    fig, ax = shapes.canvas(16.0, "What the seven papers look at, and what they remove")
+    size, middle, row = 1.1, 11.8, 1.1 / 2
     gong, han = (PURPLE, "01"), (None, "02")
     plain, marked = (BLUE, ""), (ORANGE, "")
     first = [[plain, han, plain], [gong, plain, gong], [(ORANGE, "04"), marked, marked], [(PURPLE, "05"), plain, (None, "05")]]
@@ -96,15 +96,16 @@ def paper_map() -> plt.Figure:
     for before, after in ((one, maps), (maps, two), (two, output)):
         shapes.arrow(ax, (before.right_side[0], middle), (after.left, middle))
     shapes.write(ax, (0.2, middle - row), "a filter", align="left")
-    shapes.write(ax, (two.left + 2.5 * size, two.bottom - 0.6), "a channel")
+    shapes.write(ax, (maps.foot[0], maps.bottom - 0.6), "a channel")
+    shapes.write(ax, (two.left + 2.5 * size, two.bottom - 0.6), "a column")
     for line, text in enumerate(LEGEND):
         shapes.write(ax, (0.2, 7.6 - line), text, align="left")
     return fig
 
 
 LEGEND = (
-    "Orange: a filter, the map it makes, and the channel",
-    "that reads it. All go together: fewer MACs.",
+    "Orange: a filter, its map (a channel), and the column",
+    "that reads it, removed together: fewer MACs.",
     "04 Li looks at the weights of the filter,",
     "03 Hu at the zeros in its map,",
     "06 He, 07 Luo at how far the output changes.",

@@ -27,7 +27,7 @@ LABELS = {  # group of points -> layer -> the side of its point on which its nam
     "VGG-16, dense": {"fc7": "right"},
     "LeNet-5": {"conv1": "left", "conv2": "right", "fc1": "right", "fc2": "right"},
 }
-SIDES = {"left": ((-7, -1), "right"), "right": ((7, -1), "left"), "below": ((0, -7), "center")}  # offset, alignment
+SIDES = {"left": ((-7, -1), "right"), "right": ((7, -1), "left"), "below": ((9, -8), "center")}  # offset, alignment
 Compress = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
@@ -152,7 +152,7 @@ def shares_figure(vgg: pd.DataFrame) -> plt.Figure:
         ax.set(xlabel=f"% of all {what}")
         ax.grid(False, axis="y")
     axes[0].invert_yaxis()
-    fig.suptitle("VGG-16: most weights are in fc6, most work is in convolutions", x=0.01, ha="left")
+    fig.suptitle("Most weights of VGG-16 are in fc6, most MACs in convolutions", x=0.01, ha="left")
     return fig
 
 

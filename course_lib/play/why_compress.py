@@ -21,7 +21,7 @@ PLACE = (0.16, 0.17, 0.81, 0.71)
 
 
 def measure(roof: machine.Roof, networks: Mapping[str, pd.DataFrame], setting: Setting) -> Measured:
-    """Return megabytes moved for an image, images a second at best, and where the layers lie below the roofs.
+    """Return megabytes moved for an image, images per second at best, and where the layers lie on the roof.
 
     Args:
         roof: of the machine.
@@ -32,14 +32,15 @@ def measure(roof: machine.Roof, networks: Mapping[str, pd.DataFrame], setting: S
     layers = networks[name]
     intensity = machine.intensity(layers, batch, bits)
     rates = intensity.map(roof.reachable)
-    seconds, waits = layers.MACs / rates, intensity < roof.ridge
+    seconds, bound = layers.MACs / rates, intensity < roof.ridge
     groups = {kind: [intensity[layers.kind == kind].tolist(), rates[layers.kind == kind].tolist()] for kind in KINDS}
     images = "1 image" if batch == 1 else f"{batch} images"
     readout = (
-        f"{name}, {images} at a time, {bits} {_plural('bit', bits)} per weight: {waits.sum()} of {len(layers)} layers wait for "
-        f"memory. An image takes at least {1e3 * seconds.sum():.3g} ms, {seconds[waits].sum() / seconds.sum():.0%} of it in them."
+        f"{name}, {images} at a time, {bits} {_plural('bit', bits)} per weight: {bound.sum()} of {len(layers)} layers are "
+        f"limited by memory bandwidth. An image takes at least {1e3 * seconds.sum():.3g} ms, "
+        f"{seconds[bound].sum() / seconds.sum():.0%} of it in these layers."
     )
-    detail = dict(groups=groups, batch=batch, bits=bits, dense_waits=int((waits & (layers.kind == "dense")).sum()))
+    detail = dict(groups=groups, batch=batch, bits=bits, dense_bound=int((bound & (layers.kind == "dense")).sum()))
     moved = machine.bytes_moved(layers, batch, bits).sum() / batch / 1e6
     return Measured(moved, 1 / seconds.sum(), readout, detail, name)
 
@@ -49,7 +50,7 @@ def _plural(word: str, count: int) -> str:
 
 
 def draw(roof: machine.Roof, ends: tuple[float, float], now: Measured, before: Measured | None) -> plt.Figure:
-    """Draw the roofs and the layers below them, those of the setting before lighter.
+    """Draw the roof and the layers on it, those of the setting before lighter.
 
     Args:
         roof: of the machine.
@@ -73,23 +74,23 @@ def draw(roof: machine.Roof, ends: tuple[float, float], now: Measured, before: M
         ticks = [tick for tick in _decades([first, last]) if first <= tick <= last]
         set_ticks(ticks, [f"{tick:,g}" for tick in ticks])  # plain numbers: powers take matplotlib as long as all the rest
     ax.minorticks_off()
-    ax.set_title("Left of the dotted line a layer waits for memory")
+    ax.set_title("Layers left of the ridge are memory-bound")
     ax.legend(loc="lower right")
     return fig
 
 
 def goal(roof: machine.Roof, layers: pd.DataFrame) -> Goal:
-    """Return the goal for VGG-16: no dense layer waits, with the smallest batch that this machine allows at `FEWEST_BITS`."""
+    """Return the goal for VGG-16: no memory-bound dense layer, with the smallest batch that allows this at `FEWEST_BITS`."""
     dense = layers[layers.kind == "dense"]
     enough = (batch for batch in BATCHES if (machine.intensity(dense, batch, FEWEST_BITS) >= roof.ridge).all())
     batch = next(enough, BATCHES[-1])
-    words = f"no dense layer of VGG-16 waits for memory, with {FEWEST_BITS} or more bits per weight and "
+    words = f"no dense layer of VGG-16 is limited by memory bandwidth, with {FEWEST_BITS} or more bits per weight and "
     words += "1 image at a time" if batch == 1 else f"at most {batch} images at a time"
 
     def reached(found: Measured) -> bool:
         setting = found.detail
         small = setting["batch"] <= batch and setting["bits"] >= FEWEST_BITS
-        return found.way == "VGG-16" and small and not setting["dense_waits"]
+        return found.way == "VGG-16" and small and not setting["dense_bound"]
 
     return Goal(words, also=reached)
 

@@ -171,12 +171,13 @@ def test_a_panel_answers_and_remembers(number, monkeypatch):
     assert all(control.description for control in panel.controls.values())
 
 
-def test_the_roofline_panel_says_who_waits_for_memory():
+def test_the_roofline_panel_counts_the_layers_limited_by_memory_bandwidth():
     panel = roofline()
     move(panel, dict(network="lenet-5"))
     least = (288_000 + 1_600_000) / 10e9 + 4 * (400_000 + 1_300 + 5_000 + 510) / 4e9  # conv1 5.7 MACs per byte, conv2 13
     share = 4 * (400_000 + 1_300 + 5_000 + 510) / 4e9 / least
-    assert f"2 of 4 layers wait for memory. An image takes at least {1e3 * least:.3g} ms, {share:.0%} of it" in panel._now.readout
+    assert "2 of 4 layers are limited by memory bandwidth. " in panel._now.readout
+    assert f"An image takes at least {1e3 * least:.3g} ms, {share:.0%} of it in these layers" in panel._now.readout
     move(panel, dict(batch=256))
     assert "1 of 4" in panel._now.readout  # fc2: 5,000 / (4 * 510) is below 2.5 for any batch
 
