@@ -28,7 +28,7 @@ class Arm(NamedTuple):
 
 
 def near(points: pd.DataFrame, rate: float, *, below: bool = False) -> pd.Series:
-    """Return the setting that loses least on validation images, of those with a rate or at most a quarter more.
+    """Return the setting that loses least on validation images, of those at a rate or at most a quarter above it.
 
     Args:
         points: a line per setting, with its rate and `lost_validation`.

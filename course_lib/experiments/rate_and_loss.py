@@ -39,7 +39,7 @@ def settings(recorded: pd.DataFrame, layers: str) -> pd.DataFrame:
 
 
 def frontier(points: pd.DataFrame) -> pd.DataFrame:
-    """Return the settings that no other one of `points` beats in rate and in validation points lost both, by rising rate."""
+    """Return the settings that no other setting beats in both rate and validation loss, by rising rate."""
     best_first = points.sort_values(["rate", "lost_validation"], ascending=[False, True])
     least_before = best_first.lost_validation.cummin().shift(fill_value=float("inf"))
     return best_first[best_first.lost_validation < least_before][::-1]

@@ -22,7 +22,10 @@ def weakest(claim: str, measured: str, tests: Mapping[str, Verdict]) -> Claim:
 
 
 def paper_claims(recorded: pd.DataFrame) -> list[Claim]:
-    """Return the paper's claims. Their figures are points of test accuracy, positive where they speak for the claim."""
+    """Return the paper's claims; those with a † quote it at second hand.
+
+    Their figures are points of test accuracy, positive where they speak for the claim.
+    """
     scalar = {f"{rate}.0x": rate_and_loss.lost_by(recorded, runs.ALL, "scalar", (k,)) for rate, k in ((8, 16), (16, 4))}
     scalars = {
         f"{tables.NAMES[n]}, {rate}": evidence.verdict(-lost[n], margin=-0.5)
@@ -42,10 +45,10 @@ def paper_claims(recorded: pd.DataFrame) -> list[Claim]:
         weakest("scalar k-means: 8-16x within 0.5 points of top-5", change.format(-0.5), scalars),
         weakest("PQ and scalar k-means beat SVD at like rates", all_coded, _leads(arms, codes, "low rank")),
         weakest("our variation: the same, last layer exact", last_exact, _leads(exact, codes, "low rank")),
-        weakest("RQ is worse than PQ and scalar k-means at like rates", all_coded, _leads(arms, codes, "residual")),
-        weakest("binarization: 32x at a loss of the order of 10 points or less", change.format(-10), signs),
-        weakest("all layers together lose more than any one", together, _together(recorded)),
-        weakest("the last layer is the most fragile", last, _last(recorded)),
+        weakest("RQ is worse than PQ and scalar k-means at like rates†", all_coded, _leads(arms, codes, "residual")),
+        weakest("binarization: 32x at a loss of the order of 10 points or less†", change.format(-10), signs),
+        weakest("all layers together lose more than any one†", together, _together(recorded)),
+        weakest("the last layer is the most fragile†", last, _last(recorded)),
     ]
 
 

@@ -1,5 +1,7 @@
 """What notebook 01 shows of recorded rows: figures and tables over five trained networks of each kind."""
 
+from collections.abc import Mapping
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -53,10 +55,10 @@ def _rate_axis(ax: plt.Axes, ticks: list[int], what: str = "times smaller") -> N
 def comparison_table(recorded: pd.DataFrame) -> pd.DataFrame:
     """Return what each method reaches: its highest rate within a point, chosen on validation, and the settings `compared`."""
     furthest = rate_and_loss.best_rates(rate_and_loss.settings(recorded, runs.LAST_EXACT))
-    table = {"within 1 point, last layer exact": furthest[furthest.within]}
+    table = {"points lost at the highest rate within 1 point, last layer exact": furthest[furthest.within]}
     table |= {
-        "near the rate of k = 4, last layer exact": tables.compared(recorded, runs.LAST_EXACT),
-        "near the rate of k = 4, all layers coded": tables.compared(recorded, runs.ALL),
+        "points lost near the rate of k = 4, last layer exact": tables.compared(recorded, runs.LAST_EXACT),
+        "points lost near the rate of k = 4, all layers coded": tables.compared(recorded, runs.ALL),
     }
     cells = {name: chosen.set_index(["network", "method"]).apply(_lost_at, axis=1) for name, chosen in table.items()}
     lines = pd.DataFrame(
@@ -72,8 +74,10 @@ def _lost_at(one: pd.Series) -> str:
 def sweep_figure(points: pd.DataFrame) -> plt.Figure:
     """Return a figure of points lost against both rates of `sweep_points`, a curve per k, bands as in `tradeoff`."""
     fig, axes = plt.subplots(2, 1, figsize=(5.0, 6.6), sharex=True)
-    titles = {"rate_without_codebooks": "Codebooks not counted", "rate": "Codebooks counted"}
+    titles = {"rate_without_codebooks": "Without codebooks", "rate": "With codebooks"}
+    within = points[points.lost_validation <= 1]
     for ax, (rate, title) in zip(axes, titles.items(), strict=True):
+        title += f", k = {within.k[within[rate].idxmax()]} goes furthest"
         for (k, group), marker, colour in zip(points.groupby("k"), MARKERS, COLOURS, strict=False):
             _curve(ax, group.sort_values("length"), rate, marker, colour, f"k = {k}")
         _rate_axis(ax, [4, 8, 16, 32, 64], "times smaller, fc1 alone")
@@ -100,10 +104,9 @@ def alone_table(recorded: pd.DataFrame) -> pd.DataFrame:
 def pairs_table(recorded: pd.DataFrame) -> pd.DataFrame:
     """Return the test points that fc2 and fc3 of LeNet-300-100 lose alone by PQ, and what fc1 loses near the same rate."""
     pairs = tables.pairs_of_layers(recorded)
-    told = {layer: [f"{with_interval(arm.lost)} at {arm.rate:.1f}x" for arm in pair] for layer, pair in pairs.items()}
-    return pd.DataFrame([dict(layer=layer, alone=alone, fc1=fc1) for layer, (alone, fc1) in told.items()]).rename(
-        columns={"layer": "PQ, LeNet-300-100", "alone": "it loses", "fc1": "fc1 loses"}
-    )
+    alone, fc1 = ([f"{with_interval(arm.lost)} at {arm.rate:.1f}x" for arm in arms] for arms in zip(*pairs.values(), strict=True))
+    name = "layer of LeNet-300-100 coded by PQ"
+    return pd.DataFrame({name: list(pairs), "points lost": alone, "points that fc1 loses near that rate": fc1})
 
 
 def most_fragile(recorded: pd.DataFrame, method: str, network: str = "lenet-300-100") -> str:
@@ -137,16 +140,23 @@ def structure_figure(recorded: pd.DataFrame) -> plt.Figure:
     ax.set_yticks(range(len(names)), names.values())
     ax.invert_yaxis()
     ax.grid(False, axis="y")
-    ax.set(title="The error of fc1 when its weights change places", xlabel="squared error (times that of the trained order)")
+    ax.set_title("PQ needs neighbours;\nRQ and SVD need columns that line up")
+    ax.set_xlabel("squared error (times that of the trained order)")
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig
 
 
-def structure_times(recorded: pd.DataFrame) -> dict[str, str]:
-    """Return method -> its setting, the rate of fc1, and how many times larger its error becomes by two shuffles."""
-    times, found = tables.structure_factors(recorded).mean(), {}
+def structure_table(recorded: pd.DataFrame, guesses: Mapping[str, str]) -> pd.DataFrame:
+    """Return the squared error of fc1 in each changed order, as a multiple of that of the trained order: a line per method.
+
+    Args:
+        recorded: rows as of `runner.recorded`; the multiples are means over their trained networks.
+        guesses: name of a method -> the order that a reader expects to hurt it.
+    """
+    times, lines = tables.structure_factors(recorded).mean(), []
     for method, setting in runs.STRUCTURE.items():
-        rate = tables.layer_rate("lenet-300-100", "fc1", method, setting)
-        told = [f"{layout} x {times[method, layout]:.2f}" for layout in ("columns moved", "segments exchanged", "shuffled")]
-        found[tables.METHODS[method]] = f"{_told(method, setting)} (fc1 {rate:.1f}x smaller): {', '.join(told)}"
-    return found
+        name, rate = tables.METHODS[method], tables.layer_rate("lenet-300-100", "fc1", method, setting)
+        told = {"error of fc1 (trained order: 1)": f"{name}, {_told(method, setting)}: {rate:.1f}x smaller"}
+        changed = times[method].drop("trained").map("{:.2f}".format)
+        lines.append(told | {"your guess": guesses.get(name, "-")} | changed.to_dict())
+    return pd.DataFrame(lines)

@@ -512,3 +512,13 @@ def test_the_most_fragile_layer_loses_most_alone():
     one = recorded({4: (30.0, 0.9, (0.0,))}, seeds=(0,)).assign(kind="alone", network="lenet-300-100")
     found = pd.concat([one.assign(layers=layers, accuracy=99.0 - points) for layers, points in lost.items()])
     assert lesson.most_fragile(found, "PQ") == "fc2"
+
+
+def test_the_table_of_changed_orders_shows_all_of_them_and_the_guesses():
+    found = runner.recorded("vector-quantization", scale="lesson")
+    table = lesson.structure_table(found, {"PQ": "columns moved"})
+    times = tables.structure_factors(found).mean()
+    assert list(table.columns[2:]) == [order for order in runs.layouts(8, 8, seed=0) if order != "trained"]
+    assert list(table["your guess"]) == ["-", "columns moved", "-", "-"]
+    for (_, line), method in zip(table.iterrows(), runs.STRUCTURE, strict=True):
+        assert [line[order] for order in table.columns[2:]] == [f"{times[method, order]:.2f}" for order in table.columns[2:]]
