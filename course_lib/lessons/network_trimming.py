@@ -1,4 +1,4 @@
-"""What notebook 03 shows of networks at hand: its figures and small tables."""
+"""The figures and small tables of notebook 03 that are computed from networks at hand."""
 
 from collections.abc import Mapping
 
@@ -70,7 +70,7 @@ def zeros_figure(outputs: Tensor) -> plt.Figure:
     fig, ax = plt.subplots()
     ax.imshow(~zero, cmap=ListedColormap(["none", plots.BLUE]), interpolation="nearest", aspect="auto")
     ax.set(xlabel="neuron of fc1, most zeros first", ylabel="image, digits 0 to 9")
-    ax.set_title(f"{zero.double().mean():.0%} of the outputs are zero, spread unevenly (blue: positive)")
+    ax.set_title(f"{100 * zero.double().mean():.0f} % of the outputs are zero, spread unevenly (blue: positive)")
     ax.grid(False)
     return fig
 
@@ -98,7 +98,7 @@ def top_images_figure(model: nn.Module, split: Split, across: int = 10) -> plt.F
     for ax, neuron in zip(axes, neurons, strict=True):
         best = outputs[:, neuron].topk(across).indices
         ax.imshow(plots.tiles(split.images[best.to(split.images.device), 0].cpu().numpy(), across), cmap="gray")
-        favourite = f"{part[neuron]:.0%} of its output is on images of {by_digit[:, neuron].argmax()}"
+        favourite = f"{100 * part[neuron]:.0f} % of its output comes from images of {by_digit[:, neuron].argmax()}"
         ax.set_title(f"APoZ {apoz[neuron]:.2f}: {favourite}", fontsize=plots.TEXT)
         ax.axis("off")
     return fig
@@ -171,16 +171,19 @@ def effects_figure(model: nn.Module, images: Tensor, apoz: Mapping[str, Tensor],
     """Draw each neuron's effect on the network's outputs by its APoZ, layers below each other, those beyond `widths` marked."""
     from scipy.stats import spearmanr
 
-    norms = runs.scores(model, None, "L1 norm")
-    fig, axes = plt.subplots(len(widths), 1, figsize=(plots.WIDTH, 5.6))
+    norms, closer = runs.scores(model, None, "L1 norm"), []
+    fig, axes = plt.subplots(len(widths), 1, figsize=(plots.WIDTH, 6.8))
     for ax, (layer, effect) in zip(axes, effects_of_removal(model, images).items(), strict=True):
         shares, order, width = apoz[layer].cpu(), apoz[layer].cpu().argsort(), widths[layer]
         for name, part, colour in (("kept", order[:width], plots.BLUE), ("removed", order[width:], plots.VERMILION)):
             ax.scatter(shares[part], effect[part].clamp(min=1e-5), s=12, color=colour, label=name)
-        ranks = (spearmanr(values.cpu(), effect).statistic for values in (shares, norms[layer]))
-        ax.set_title("{}: rank correlation of the effect with APoZ {:.2f}, with the L1 norm {:.2f}".format(layer, *ranks))
-        ax.set(yscale="log", xlabel=f"APoZ in {layer}", ylabel="effect (log scale)")
+        ranks = [spearmanr(values.cpu(), effect).statistic for values in (shares, norms[layer])]
+        closer += [layer] if ranks[1] > -ranks[0] else []  # a good measure of zeros would have a rank correlation of -1
+        ax.set_title("{}, rank correlations: {:.2f} with APoZ, {:.2f} with the L1 norm".format(layer, *ranks))
+        ax.set(yscale="log", xlabel=f"APoZ in {layer}", ylabel="effect (at least 0.00001)")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    where = " and ".join(closer) or "no layer"
+    fig.suptitle(f"In {where}, effects follow the L1 norm more closely than APoZ", x=0.01, ha="left")
     return fig
 
 
@@ -195,7 +198,7 @@ def shift_table(model: nn.Module, chosen_on: Split, test: Split, widths: Mapping
         cuts = [surgery.narrow(model, stay, test.images[:1]) for stay in (*({layer: keep[layer]} for layer in keep), keep)]
         return [runs.error(cut, test) for cut in (*cuts, means_put_back(model, keep, chosen_on.images))]
 
-    lines = [("none: nothing cut", *[f"{runs.error(model, test):.2f} %"] * 4)]
+    lines = [("nothing cut", *[f"{runs.error(model, test):.2f} %"] * 4)]
     for criterion in ("APoZ", "mean activation", "L1 norm", "random"):
         seeds = [stream(0, "draw", draw) for draw in range(runs.DRAWS)] if criterion == "random" else [0]
         means = np.mean([errors(runs.scores(model, chosen_on, criterion, seed)) for seed in seeds], axis=0)

@@ -1,4 +1,4 @@
-"""What notebook 03 shows of recorded rows: tables, figures and claims over five independently trained networks."""
+"""The tables, figures and claims of notebook 03 that come from recorded rows of five independently trained networks."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,6 +12,7 @@ from course_lib.notebook import Claim, plots
 
 # To the last shape of trimming in rounds; the dense network, trained on for as long, keeps its own
 WAYS = ("rounds", "one cut", "from scratch", "from scratch, longer", "dense")
+LABELS = {"dense": "trained network, longer"}  # the name of a way in figures and tables, where it differs
 FALLS = dict(removed="{:.0f}", accuracy="{:.2f}")  # accuracies, and how their falls are written
 
 
@@ -46,7 +47,7 @@ def ahead_of_random(found: pd.DataFrame) -> pd.DataFrame:
         if criterion != "random":
             ahead = table.loc[criterion] - table.loc["random"]
             lines.append((criterion, *(with_interval(ahead[column], "{:+.2f}") for column in ("removed", "accuracy"))))
-    return pd.DataFrame(lines, columns=["ahead of random choice", "before retraining (points)", "after it (points)"])
+    return pd.DataFrame(lines, columns=["ahead of random choice", "before retraining (points)", "after one epoch (points)"])
 
 
 def deep_cuts(found: pd.DataFrame) -> pd.DataFrame:
@@ -54,7 +55,8 @@ def deep_cuts(found: pd.DataFrame) -> pd.DataFrame:
     errors, columns = 100 - tables.choices(found)[["removed", "accuracy"]], {}
     for conv2, fc1 in (runs.PAPER[-1], *runs.BEYOND):
         means = errors.xs(conv2, level="conv2").groupby("method").mean()
-        columns |= {f"{conv2}, {fc1}, not retrained": means.removed, f"{conv2}, {fc1}, one epoch": means.accuracy}
+        at = f"error (%), {conv2}, {fc1}"
+        columns |= {f"{at}, not retrained": means.removed, f"{at}, one epoch": means.accuracy}
     return pd.DataFrame(columns).loc[list(runs.CRITERIA)].rename_axis(None)
 
 
@@ -79,8 +81,8 @@ def criteria_figure(found: pd.DataFrame) -> plt.Figure:
     axes[1].set_xlabel("times fewer parameters (log); bands: 95 % intervals")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     last = deep_cuts(found).iloc[:, 0]
-    title = f"Cut to {runs.PAPER[-1][0]} and {runs.PAPER[-1][1]}, APoZ errs on {last['APoZ']:.0f} % before retraining"
-    fig.suptitle(f"{title}, random choice on {last['random']:.0f} %", x=0.01, ha="left")
+    title = f"At {rates[runs.PAPER[-1][0]]:.2f}x, APoZ errs on {last['APoZ']:.0f} % before retraining"
+    fig.suptitle(f"{title}, random cuts on {last['random']:.0f} %", x=0.01, ha="left")
     return fig
 
 
@@ -93,7 +95,7 @@ def rounds_figure(found: pd.DataFrame) -> plt.Figure:
     last = [curve.iloc[-1] for curve in curves.values()]
     return plots.lines(
         lines.rate.groupby(lines["round"]).mean(), curves, spread={name: (g.min(), g.max()) for name, g in by_round.items()},
-        title=f"The last round raises the error to {last[0]:.1f} %, retraining lowers it to {last[1]:.2f} %",
+        title=f"The last cut raises the error to {last[0]:.1f} %, retraining lowers it to {last[1]:.2f} %",
         xlabel="times fewer parameters, a point per round; bands: lowest and highest network", ylabel="test error on MNIST (%)",
     )  # fmt: skip
 
@@ -101,7 +103,8 @@ def rounds_figure(found: pd.DataFrame) -> plt.Figure:
 def ways_figure(found: pd.DataFrame) -> plt.Figure:
     """Draw the error of each network at the end of each way to a shape as a dot, and the mean with its 95 % interval."""
     last = tables.ends(found)
-    groups = {"trained network": 100 - last.loc["dense"].baseline} | {way: 100 - last.loc[way].accuracy for way in WAYS}
+    groups = {"trained network": 100 - last.loc["dense"].baseline}
+    groups |= {LABELS.get(way, way): 100 - last.loc[way].accuracy for way in WAYS}
     fig, ax = plt.subplots(figsize=(plots.WIDTH, 3.8))
     for place, (values, colour) in enumerate(zip(groups.values(), (plots.INK, *plots.COLOURS), strict=False)):
         mean, low, high = evidence.interval(values)
@@ -118,22 +121,17 @@ def ways_figure(found: pd.DataFrame) -> plt.Figure:
 def ways_to_a_shape(found: pd.DataFrame) -> pd.DataFrame:
     """Return the last shape of trimming in rounds, reached in each way: epochs, multiply-accumulates of its training, error."""
     last = tables.ends(found)
-    before = last.loc["dense"]
-    table = [
-        (
-            "trained network",
-            f"{tables.PARAMETERS:,.0f}",
-            f"{before.before.iloc[0]:g}",
-            "",
-            with_interval(100 - before.baseline),
-        )
-    ]
+    dense = last.loc["dense"]
+    size, epochs = f"{tables.PARAMETERS:,.0f}", dense.before.iloc[0]
+    work = f"{epochs * dense.macs.iloc[0] / 1e6:.0f} M"
+    table = [("trained network", size, f"{epochs:g} + 0", work, with_interval(100 - dense.baseline))]
     for way in WAYS:
         group = last.loc[way]
         epochs = f"{group.before.iloc[0]:g} + {group.epochs.iloc[0]:g}"
         work = f"{group.work.mean() / 1e6:.0f} M"
-        table.append((way, f"{group.parameters.mean():,.0f}", epochs, work, with_interval(100 - group.accuracy)))
-    return pd.DataFrame(table, columns=["way", "parameters", "epochs", "forward MACs x epochs, one image", "error (%)"])
+        table.append((LABELS.get(way, way), f"{group.parameters.mean():,.0f}", epochs, work, with_interval(100 - group.accuracy)))
+    epochs, work = "epochs, before + after the cut", "forward MACs per training image, all epochs"
+    return pd.DataFrame(table, columns=["way", "parameters", epochs, work, "error (%)"])
 
 
 def many_or_few(found: pd.DataFrame) -> pd.DataFrame:
@@ -174,7 +172,7 @@ def papers_claims(found: pd.DataFrame) -> list[Claim]:
     """Return the paper's claims, judged by recorded rows."""
     way, total = tables.ends(found).accuracy, f"{tables.ends(found).epochs['dense'].iloc[0]:g}"
     swings, apoz, after = tables.swings(found), tables.silence_lost(found) / 100, tables.four_steps(found).accuracy
-    a_round = "{:.2f} points lost by trimming, {:.2f} won by retraining".format(*swings.mean())
+    a_round = "{:.2f} points lost by trimming, {:.2f} regained by retraining".format(*swings.mean())
     falls, means = (apoz["before"] - apoz["after"]).min(axis=1), apoz.mean()
     layers = ", ".join(f"{layer} {means['before', layer]:.2f} -> {means['after', layer]:.2f}" for layer in runs.LAYERS)
     at_once = (_many(found, "13.4x", arm).accuracy for arm in ("two layers at once", "three layers at once"))

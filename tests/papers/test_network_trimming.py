@@ -686,3 +686,12 @@ def test_deep_cuts_are_errors_at_two_pairs_of_widths():
     assert list(table.index) == list(runs.CRITERIA)
     # networks have 99.2 % on average; APoZ loses 0.5 points after training, and 1.5 at the smaller widths
     assert table.loc["APoZ"].tolist() == pytest.approx([0.8 + 5, 0.8 + 0.5, 0.8 + 5, 0.8 + 1.5])
+
+
+def test_the_ways_to_a_shape_are_listed_with_the_epochs_before_and_after_the_cut():
+    table = trimming_rows.ways_to_a_shape(made_up_rows())
+    epochs = dict(zip(table.way, table["epochs, before + after the cut"], strict=True))
+    assert epochs == {
+        "trained network": "16 + 0", "rounds": "16 + 10", "one cut": "16 + 10", "from scratch": "0 + 10",
+        "from scratch, longer": "0 + 26", "trained network, longer": "16 + 10",
+    }  # fmt: skip
