@@ -18,7 +18,7 @@ from course_lib.storage import CodedTensor, CompressedNetwork, coders
 
 PARTS = ("codes", "gaps", "tables", "codebook")
 CENTROIDS = (VERMILION, PURPLE, GREEN, BLUE)  # colours, as in the drawing of their training
-# Section 5 and tables 4 and 5, which nothing here can repeat: stage -> MB, times smaller, bits of a code and of a gap, and
+# Section 5 and tables 4 and 5, which nothing here can repeat: stage -> MB, times smaller, bits per code and per gap, and
 # error in per cent (top-1 / top-5). Sizes with a star follow from the paper's percentages.
 PUBLISHED = {
     "AlexNet": {
@@ -35,13 +35,13 @@ PUBLISHED = {
         "P+Q+H": ("11.3", "49x", "4.1", "3.1", "31.17 / 10.91"),
     },
 }
-# Section 5: bits of a code in convolutions and in dense layers of AlexNet, error in per cent (top-1, top-5)
+# Section 5: bits per code in convolutions and in dense layers of AlexNet, error in per cent (top-1, top-5)
 PUBLISHED_BITS = {"8 / 5": ("42.78", "19.70"), "8 / 4": ("42.79", "19.73"), "4 / 2": ("44.77", "22.33")}
 
 
 def published() -> pd.DataFrame:
     """Return the paper's results on ImageNet, stage by stage."""
-    columns = ["MB", "times smaller", "bits of a code", "bits of a gap", "error, top-1 / top-5 (%)"]
+    columns = ["MB", "times smaller", "bits per code", "bits per gap", "error, top-1 / top-5 (%)"]
     table = {(network, stage): figures for network, stages in PUBLISHED.items() for stage, figures in stages.items()}
     lines = pd.DataFrame.from_dict(table, orient="index", columns=columns)
     lines.index = pd.MultiIndex.from_tuples(lines.index, names=["network (ImageNet)", "stage"])
@@ -49,9 +49,9 @@ def published() -> pd.DataFrame:
 
 
 def published_bits() -> pd.DataFrame:
-    """Return the paper's errors of AlexNet with fewer bits of a code."""
+    """Return the paper's errors of AlexNet with fewer bits per code."""
     table = pd.DataFrame.from_dict(PUBLISHED_BITS, orient="index", columns=["top-1 error (%)", "top-5 error (%)"])
-    return table.reset_index(names="AlexNet (ImageNet): bits in convolutions / dense layers")
+    return table.reset_index(names="AlexNet's bits per code, convolutions / dense layers")
 
 
 def cost_table(stages: Mapping[str, tuple[nn.Module, int]], split: Split) -> pd.DataFrame:
@@ -114,11 +114,11 @@ def bits_by_kind(model: nn.Module, split: Split, widths: Sequence[int]) -> pd.Da
     Args:
         model: a trained network with convolutions and dense layers.
         split: the images that both are measured on.
-        widths: bits of a code, a line each.
+        widths: bits per code, a line each.
     """
     with torch.no_grad():
         spread = model(split.images).var(0).mean().item()
-    table = {"bits of a code": list(widths)}
+    table = {"bits per code": list(widths)}
     for kind, name in (("conv", "convolutions"), ("dense", "dense layers")):
         networks = [deep_compression.quantize(model, bits={kind: width}) for width in widths]
         table[f"error, {name} coded (%)"] = [experiments.error(network, split) for network in networks]
@@ -134,12 +134,13 @@ def sizes_by_kind(model: nn.Module, pairs: Sequence[tuple[int, int]], index_bits
 
 
 def streams_figure(coded: CodedTensor, name: str) -> plt.Figure:
-    """Draw how often each code and each gap of a layer occurs, with the entropy of both."""
+    """Draw how often each code and each gap of a layer occurs, with the entropy of both in the titles."""
     fig, axes = plt.subplots(2, 1, figsize=(5.0, 5.2))
     for ax, (symbols, stream), colour in zip(axes, {"code": coded.codes, "gap": coded.gaps}.items(), (BLUE, ORANGE), strict=True):
         counts = stream.long().bincount()
         ax.bar(range(len(counts)), counts.cpu(), color=colour, width=1.0)
-        ax.set(xlabel=symbols, ylabel="entries", title=f"{symbols}s of {name}: entropy {coders.entropy(stream):.2f} bits")
+        title = f"The {symbols}s of {name} carry {coders.entropy(stream):.2f} bits each, on average"
+        ax.set(xlabel=symbols, ylabel="entries", title=title)
     return fig
 
 
@@ -163,7 +164,7 @@ def gap_table(model: nn.Module, bits: int, widths: Sequence[int], layer: str) ->
     Args:
         model: a quantized network.
         bits: of its codes.
-        widths: bits of a gap, a line each.
+        widths: bits per gap, a line each.
         layer: whose fillers are counted.
     """
     lines = []

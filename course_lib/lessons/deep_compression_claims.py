@@ -45,7 +45,7 @@ def paper_claims(recorded: pd.DataFrame) -> list[Claim]:
         both_together(recorded),
         pruned_or_dense(recorded),
         linear_start(recorded),
-        Claim("training the centroids helps", "LeNet-300-100, the paper's shares: trained less untrained, mean of 2 to 6 bits",
+        Claim("training the centroids helps", "LeNet-300-100, the paper's shares: trained minus untrained, mean of 2 to 6 bits",
               "; ".join(f"{b}: {test.mean:+.2f} ({MARKS[test.label]})" for b, test in helps.items()),
               better(training[[2, 3, 4, 5, 6]].mean(axis=1), "mnist"), both_epochs(recorded)),
         weakest("Huffman coding saves 20 to 30 % (the totals of its tables: 20 and 16 %)", "per cent of the file, its setting",
@@ -69,15 +69,15 @@ def our_claims(recorded: pd.DataFrame) -> list[Claim]:
         f"{NAMES[network]}, {setting}": verdict(100 * (1 - files["P+Q+ANS"] / files["P+Q+H"]), margin=1)
         for setting in ("paper", "small") for network, files in sizes(recorded, setting).items()
     }  # fmt: skip
-    against = "points of accuracy, less those of the dense network trained as long"
+    against = "points of accuracy, minus those of the dense network trained as long"
     return [
         weakest("the paper's setting loses nothing at equal epochs", against, equal["paper"], "27 (LeNet-5: 17)"),
         weakest(f"our small setting ({' and '.join(rates)}) loses nothing at equal epochs", against, equal["small"],
                 "27 (LeNet-5: 17)"),
-        weakest("five bits per code cost nothing", "LeNet-300-100, after less before, by how much is pruned",
+        weakest("five bits per code cost nothing", "LeNet-300-100, after minus before, by pruning rate",
                 {plan.replace("paper", "12x"): no_worse(-quantization_cost(recorded, plan)[5], "mnist") for plan in plans},
                 "27 each"),
-        weakest("training the centroids pays at 2 and 3 bits if nothing is pruned", "LeNet-300-100, trained less untrained",
+        weakest("training the centroids pays at 2 and 3 bits if nothing is pruned", "LeNet-300-100, trained minus untrained",
                 {f"{b} bits": better(gain[b], "mnist") for b in (2, 3)}, both_epochs(recorded)),
         weakest("ANS makes the file at least 1 % smaller than Huffman", "per cent of the file", beyond, "-"),
     ]  # fmt: skip
@@ -145,7 +145,7 @@ def linear_start(recorded: pd.DataFrame) -> Claim:
     here = ", ".join(f"{start} {100 - table.mean().mean():.2f} %" for start, table in tables.items())
     claim = "the linear start is best at 2 to 8 bits, except 3 (figure 8)"
     evidence = better((tables["linear"] - tables[rival]).mean(axis=1), "mnist")
-    measured = f"LeNet-300-100, the paper's shares; linear less {rival}, mean of bits"
+    measured = f"LeNet-300-100, the paper's shares; linear minus {rival}, mean of bits"
     return Claim(claim, measured, here, evidence, both_epochs(recorded, ["trained"]))
 
 

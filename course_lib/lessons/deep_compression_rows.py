@@ -37,9 +37,9 @@ def stage_table(recorded: pd.DataFrame) -> pd.DataFrame:
                         "stage": stage,
                         "kB": f"{rows.bytes.mean() / 1000:.1f}",
                         "times smaller": f"{(rows.dense_bytes / rows.bytes).mean():.1f}",
-                        "error (%)": f"{100 - rows.baseline.mean():.2f} -> {100 - rows.accuracy.mean():.2f}",
-                        "points lost": with_interval(rows.baseline - rows.accuracy, "{:+.2f}"),
-                        "epochs": f"{rows.epochs.iloc[0]:g}",
+                        "mean error (%)": f"{100 - rows.baseline.mean():.2f} -> {100 - rows.accuracy.mean():.2f}",
+                        "points lost (95 % interval)": with_interval(rows.baseline - rows.accuracy, "{:+.2f}"),
+                        "epochs after dense training": f"{rows.epochs.iloc[0]:g}",
                     }
                 )
     return pd.DataFrame(lines)
@@ -88,24 +88,23 @@ def whole_table(recorded: pd.DataFrame) -> pd.DataFrame:
     found = whole_errors(recorded)
     first = next(iter(found.values()))
     lines = [(name, with_interval(e), with_interval(e - first, "{:+.2f}") if e is not first else "") for name, e in found.items()]
-    return pd.DataFrame(lines, columns=["LeNet-300-100, 32 bits", "test error (%)", "more than as trained (points)"])
+    return pd.DataFrame(lines, columns=["LeNet-300-100, 32 bits", "test error (%)", "rise from 'as trained' (points)"])
 
 
-def rate_tables(recorded: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return how learning rates were chosen: a table for weights, by rate, and one for centroids, by rate times n."""
-    table, tables = rate_table(recorded), []
-    of_centroids = table.iloc[:, 0].str.contains("centroids")
-    for rows, unit in ((table[~of_centroids], "rate"), (table[of_centroids], "rate times n:")):
-        rows = rows.loc[:, (rows != "").any()].rename(columns=lambda c, u=unit: c if c[0] == "v" else f"{u} {c}")
-        rows = rows.rename(columns={rows.columns[0]: "setting (validation, %)"}).replace(" paper,", " 12x,", regex=True)
-        tables.append(rows.reset_index(drop=True))
-    return tables
+def centroid_rates(recorded: pd.DataFrame) -> pd.DataFrame:
+    """Return how the learning rate of centroids was chosen: a line per network and bits, a column per rate times n."""
+    table = rate_table(recorded)
+    found = table[table.iloc[:, 0].str.contains("centroids")]
+    found = found.loc[:, (found != "").any()]
+    names = {f"{network}, centroids,": f"{name}," for network, name in NAMES.items()} | {" paper,": " pruned 12x,"}
+    found.columns = ["validation accuracy (%)", *(f"rate times n: {rate}" for rate in found.columns[1:])]
+    return found.replace(names, regex=True).reset_index(drop=True)
 
 
 def bits_figure(
     rows: pd.DataFrame, curves: Mapping[str, Mapping[str, str]], title: str, whole: Mapping[str, float] | None = None
 ) -> plt.Figure:
-    """Draw test error against the bits of a code: means over the networks, with their 95 % intervals as bands.
+    """Draw test error against the bits per code: means over the networks, with their 95 % intervals as bands.
 
     Args:
         rows: of kind 'bits'.
@@ -117,7 +116,7 @@ def bits_figure(
     bits = list(next(iter(found.values())).columns)
     means = {label: table.mean() for label, table in found.items()}
     bands = {label: np.array([evidence.interval(table[b])[1:] for b in bits]).T for label, table in found.items()}
-    fig = lines(bits, means, title=title, xlabel="bits of a code", ylabel="MNIST test error (%, log scale)", spread=bands)
+    fig = lines(bits, means, title=title, xlabel="bits per code", ylabel="MNIST test error (%, log scale)", spread=bands)
     fig.axes[0].set(yscale="log", xticks=bits)
     for number, (label, value) in enumerate((whole or {}).items()):
         fig.axes[0].axhline(value, color=INK, linestyle=(":", "--")[number], linewidth=1.5, label=label)
@@ -130,15 +129,16 @@ def bits_figure(
 
 
 def legend_below(fig: plt.Figure) -> None:
-    """Move the legend from the curves to below the axes."""
+    """Move the legend from the curves to below the axes, with what the bands mean as its title."""
     fig.axes[0].get_legend().remove()
-    fig.set_size_inches(5.0, 4.2)
-    fig.legend(*fig.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    fig.set_size_inches(5.0, 4.5)
+    handles = fig.axes[0].get_legend_handles_labels()
+    fig.legend(*handles, loc="outside lower center", ncols=2, title="bands: 95 % intervals")
 
 
-def starts_apart(recorded: pd.DataFrame, bits: int, method: str = "trained") -> float:
-    """Return how far the mean errors of the three starts are apart, in points; `method` is 'trained' or 'untrained'."""
-    means = [by_bits(recorded, plan="paper", start=start, method=method)[bits].mean() for start in STARTS]
+def starts_apart(recorded: pd.DataFrame, bits: int) -> float:
+    """Return how far the mean errors of the three starts are apart after training, in points."""
+    means = [by_bits(recorded, plan="paper", start=start, method="trained")[bits].mean() for start in STARTS]
     return max(means) - min(means)
 
 
@@ -165,11 +165,13 @@ def size_table(networks: pd.DataFrame, shares: Iterable[float]) -> pd.DataFrame:
     table = {}
     for curve in networks.curve.unique():
         chosen = {share: best_within(networks, curve, share) for share in shares}
-        table[curve] = {f"at most {share:.1f} %": "none" if rows is None else _choice(rows) for share, rows in chosen.items()}
-    return pd.DataFrame(table).T.reset_index(names="curve (error in %: choice, its size)")
+        table[curve] = {f"at most {share:.1f} %": _choice(rows) for share, rows in chosen.items()}
+    return pd.DataFrame(table).T.reset_index(names="method (in its cells: error in %, choice, size)")
 
 
-def _choice(rows: pd.DataFrame) -> str:
+def _choice(rows: pd.DataFrame | None) -> str:
+    if rows is None:
+        return "none this small"
     choice = rows.choice.iloc[0].replace("paper", "12x")
     return f"{with_interval(100 - rows.accuracy)}: {choice}, {rows.share.mean():.1f} %"
 
@@ -188,5 +190,5 @@ def parts_figure(recorded: pd.DataFrame) -> plt.Figure:
             parts = pd.DataFrame(pipeline(recorded, network, setting).parts.tolist())
             shares[f"{name},\n{setting}"] = 100 * parts.div(parts.sum(axis=1), axis=0).mean()
     table = pd.DataFrame(shares)
-    title = "Codes and gaps take most of a file's bytes"
-    return stacked_bars(table.T.to_dict(), title=title, xlabel="share of the file (%)")
+    title = "Codes and gaps fill most of a file"
+    return stacked_bars(table.T.to_dict(), title=title, xlabel="share of the file (%, mean of five networks)")

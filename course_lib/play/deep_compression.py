@@ -1,4 +1,4 @@
-"""The panel of notebook 05: bits of a code, bits of a gap and the coder, and the file that they make."""
+"""The panel of notebook 05: bits per code, bits per gap and the coder, and the file that they make."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -32,8 +32,8 @@ def measure(
         dense: bytes of the network before compression.
         whole: its accuracy after pruning, in percent.
         images: on how many.
-        quantized: bits of a code -> the quantized network, and its accuracy in percent.
-        setting: bits of a code, index_bits of a gap, and the coder.
+        quantized: bits per code -> the quantized network, and its accuracy in percent.
+        setting: bits per code, index_bits per gap, and the coder.
     """
     model, accuracy = quantized(setting["bits"])
     table = inspect(deep_compression.compress(model, **setting))

@@ -495,7 +495,8 @@ def test_the_accounts_of_bytes_and_of_errors_agree_with_the_rows():
     two_bits = size_curves.by_bits(found, plan="dense", start="linear", method="trained")[2]
     cost = size_curves.quantization_cost(found, "dense")[2]
     assert np.allclose(100 - two_bits - cost, errors[1]) and not np.allclose(errors[0], errors[1])
-    assert [len(table) for table in evidence_rows.rate_tables(found)] == [2, 5]
+    rates = evidence_rows.centroid_rates(found)
+    assert len(rates) == 5 and rates.columns[1] == "rate times n: 3"
 
 
 def test_the_published_sizes_are_those_of_the_published_rates():
