@@ -20,7 +20,7 @@ RIVALS = ("L1", "APoZ", "random")
 FAIR = (("vgg-small", 2), ("resnet-20", 2), ("vgg-small", 4))  # of the comparison: network and how many times fewer MACs
 MISSING = "not measured here yet"
 # ImageNet: top-1 before and after, and how many times fewer FLOPs, of the networks nearest in kind
-PUBLISHED = {"vgg-small": ("VGG-16", 68.34, 69.80, 3.2), "resnet-20": ("ResNet-50*", 72.88, 71.01, 2.3)}
+PUBLISHED = {"vgg-small": ("VGG-16", 68.34, 69.80, 3.2), "resnet-20": ("ResNet-50†", 72.88, 71.01, 2.3)}
 
 
 def untrained(found: pd.DataFrame) -> pd.DataFrame:

@@ -117,7 +117,7 @@ def headline(found: pd.DataFrame) -> pd.DataFrame:
         "network": ", ".join(sorted(set(lines.network))),
         "data set": ", ".join(sorted(set(lines.dataset))),
         "counted": "parameters",
-        "published": "3.85x, 99.3 % accuracy before and after*",
+        "published": "3.85x, 99.3 % accuracy before and after†",
         "rate": lines.rate.mean(),
     }
     return pd.DataFrame([about | rows.lost(lines)])
