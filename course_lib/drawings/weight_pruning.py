@@ -123,7 +123,7 @@ def _frame(state: State) -> Draw:
 
 def dropout_drawing() -> plt.Figure:
     """Draw why a quarter of the connections calls for half of the dropout."""
-    fig, ax = shapes.canvas(7.3, "A quarter of the connections, half of the neurons")
+    fig, ax = shapes.canvas(7.3, "A quarter of the weights needs half the dropout")
     whole = [[BLUE] * 4 for _ in range(4)]
     scattered = [[BLUE if (row, column) in {(0, 1), (1, 3), (2, 0), (3, 2)} else None for column in range(4)] for row in range(4)]
     first = shapes.cells(ax, (0.6, 2.1), whole, size=0.95, name="4 x 4 neurons")

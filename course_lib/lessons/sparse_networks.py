@@ -89,7 +89,7 @@ def rounds_figure(errors: Sequence[float], before: float, shares: Sequence[float
     ax.plot(x, pruned, "o", color=VERMILION, label="just pruned")
     ax.plot(x, retrained, "s", color=BLUE, label="retrained for an epoch")
     ax.set(
-        title=f"At {names[-1]} an epoch turns {pruned[-1]:.1f} % into {retrained[-1]:.1f} %",
+        title=f"At {names[-1]} an epoch cuts the error from {pruned[-1]:.1f} to {retrained[-1]:.1f} %",
         xlabel="times fewer weights in fc1 and fc2, round by round", yscale="log", ylabel="test error (%, log scale)",
     )  # fmt: skip
     ax.set_xticks(x, names)
@@ -160,7 +160,7 @@ def costs(networks: Mapping[str, tuple[nn.Module, nn.Module]], split: Split) -> 
             lines.append((name, state, *figures, f"{found[FILE] / 1000:,.0f} kB", f"{1000 * seconds:.2f} ms"))
         smaller = {figure: totals[0][figure] / totals[1][figure] for figure in ("nonzero parameters", "MACs", FILE)}
         ratios[name] = smaller | {"time": times[0] / times[1]}
-    columns = ["network", "", "test error", "parameters not zero", "MACs executed", "file", "time for 1 image"]
+    columns = ["network", "", "test error", "non-zero parameters", "MACs executed", "file, sparse if smaller", "time for 1 image"]
     return pd.DataFrame(lines, columns=columns), pd.DataFrame(ratios)
 
 
@@ -244,7 +244,7 @@ def dead_table(networks: Mapping[str, tuple[nn.Module, nn.Module]], image: Tenso
         for state, size, found, seconds in zip(("pruned", "without dead neurons"), sizes, counts, times, strict=True):
             outputs = "-".join(map(str, size))
             lines.append((name, state, outputs, f"{found.weights.sum():,}", f"{found.MACs.sum():,}", f"{1000 * seconds:.2f} ms"))
-    columns = ["network", "", "outputs of its layers", "parameters, zeros too", "MACs executed", "time for 1 image"]
+    columns = ["network", "", "outputs of its layers", "parameters, zeros included", "MACs executed", "time for 1 image"]
     return pd.DataFrame(lines, columns=columns)
 
 

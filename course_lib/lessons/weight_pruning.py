@@ -100,7 +100,7 @@ def learning_rates(rows: pd.DataFrame) -> pd.DataFrame:
     table = tried.pivot_table(index=["network", "epochs"], columns="lr", values="error").map(
         lambda error: "not run" if np.isnan(error) else f"{error:.2f}"
     )
-    table = table.sort_index(axis=1, ascending=False).rename(columns="at {:g}".format).rename_axis(columns=None)
+    table = table.sort_index(axis=1, ascending=False).rename(columns="error at {:g} (%)".format).rename_axis(columns=None)
     return table.assign(networks=tried.groupby(["network", "epochs"]).seed.nunique()).reset_index()
 
 
@@ -119,10 +119,15 @@ def paths_figure(rows: pd.DataFrame, methods: Sequence[str], title: str) -> plt.
         errors = 100 - np.array(chosen(variants, method=method).path.tolist())  # (networks, epochs)
         found[method] = np.array([evidence.interval(column) for column in errors.T])
     fig = plots.lines(
-        epochs, {name: values[:, 0] for name, values in found.items()}, title=title, xlabel="epochs of retraining",
-        ylabel="test error (%, log scale)", spread={name: (v[:, 1].clip(0.1), v[:, 2]) for name, v in found.items()},
-    )  # fmt: skip
+        epochs,
+        {name: values[:, 0] for name, values in found.items()},
+        title=title,
+        xlabel=f"epochs of retraining (learning rate falls after {epochs[-2]})",
+        ylabel="test error (%, log scale)",
+        spread={name: (v[:, 1].clip(0.1), v[:, 2]) for name, v in found.items()},
+    )
     fig.axes[0].set(yscale="log", xticks=epochs)
+    fig.axes[0].yaxis.set_major_formatter("{x:g}")
     return fig
 
 
