@@ -99,7 +99,7 @@ def _texts(values: np.ndarray) -> list[list[str]]:
 
 # method -> the matrices of cells that it stores, each (left, bottom, rows, columns, colour), and a caption
 STORED = {
-    "sign": ([(0, 0, 8, 8, GREEN)], "one bit per weight"),
+    "binarization (sign)": ([(0, 0, 8, 8, GREEN)], "one bit per weight"),
     "scalar k-means": ([(0, 0, 8, 8, GREEN), (9, 2, 4, 1, BLUE)], "one code per weight,\none list of k values"),
     "product (PQ)": (
         [(0, 0, 8, 4, GREEN), (5.5, 4.4, 4, 2, BLUE), (8.5, 4.4, 4, 2, BLUE), (5.5, -0.4, 4, 2, BLUE), (8.5, -0.4, 4, 2, BLUE)],

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 from torch import Tensor, nn
 
@@ -96,7 +97,7 @@ def spectrum_figure(weight: Tensor, scalar: list[Quantized], product: list[Quant
     factored, mixed = ([paper.low_rank(w, runs.rank_for(w, rate)) for rate in RATES] for w in (weight, shuffled))
     curves = {
         "scalar k-means": (scalar, weight, BLUE, "o-"),
-        "PQ": (product, weight, ORANGE, "s-"),
+        "PQ of columns": (product, weight, ORANGE, "s-"),
         "SVD": (factored, weight, VERMILION, "D-"),
         "SVD of the same weights, shuffled": (mixed, shuffled, INK, "D:"),
     }
@@ -112,12 +113,12 @@ def spectrum_figure(weight: Tensor, scalar: list[Quantized], product: list[Quant
     return fig
 
 
-def patches_figure(centroids: Tensor, share: float) -> plt.Figure:
-    """Return a figure of centroids that are patches of an image.
+def patches_figure(centroids: Tensor, uses: Tensor) -> plt.Figure:
+    """Return a figure of centroids that are patches of an image, the most frequent one in a frame.
 
     Args:
         centroids: (k, height, width).
-        share: of the rows that use the most frequent centroid.
+        uses: (k,), the number of rows that use each centroid.
     """
     picture, bound = tiles(centroids.cpu().numpy(), columns=PATCH_COLUMNS), centroids.abs().max().item()
     fig, ax = plt.subplots(figsize=(5.0, 3.9))
@@ -126,5 +127,10 @@ def patches_figure(centroids: Tensor, share: float) -> plt.Figure:
     ax.grid(False)
     ax.spines[:].set_visible(False)
     fig.colorbar(image, ax=ax, orientation="horizontal", label="weight", shrink=0.7)
-    fig.suptitle(f"Each centroid is a patch; one serves {share:.0%} of the neurons", x=0.01, ha="left")
+    most, (height, width) = int(uses.argmax()), centroids.shape[1:]
+    corner = most % PATCH_COLUMNS * (width + 1) - 0.5, most // PATCH_COLUMNS * (height + 1) - 0.5
+    ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=VERMILION, linewidth=3, clip_on=False))
+    fig.suptitle(
+        f"Each centroid is a patch; the framed one\nserves {uses[most] / uses.sum():.0%} of the neurons", x=0.01, ha="left"
+    )
     return fig

@@ -10,7 +10,7 @@ from torch import nn
 from course_lib.data import Split
 from course_lib.experiments import vector_quantization as runs
 from course_lib.notebook.panels import Panel, Setting
-from course_lib.notebook.plots import tiles
+from course_lib.notebook.plots import INK, tiles
 from course_lib.notebook.tries import Axis, Goal, Measured, Memory, accuracy_axis, canvas, in_words
 from course_lib.papers.vector_quantization import decoded
 from course_lib.training import evaluate
@@ -60,6 +60,8 @@ def draw(trained: np.ndarray, now: Measured, before: Measured | None) -> plt.Fig
             strongest = 0.7 * np.abs(trained).max()
             ax.imshow(picture, vmin=-strongest, vmax=strongest, cmap="cividis", alpha=0.4 if name == "before" else 1)
             ax.set_ylabel(name, rotation=0, ha="right", va="center")
+    if before is None:
+        axes[2].text(0.5, 0.5, "Change a setting to compare it with this one.", ha="center", va="center", color=INK)
     axes[0].set_title("Six neurons of the first layer, pixel by pixel")
     return fig
 

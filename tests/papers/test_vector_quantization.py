@@ -514,6 +514,33 @@ def test_the_most_fragile_layer_loses_most_alone():
     assert lesson.most_fragile(found, "PQ") == "fc2"
 
 
+def test_the_findings_over_the_figures_are_true_of_the_recorded_rows():
+    points = rate_and_loss.settings(runner.recorded("vector-quantization", scale="lesson"), runs.LAST_EXACT)
+    curves = dict(list(points.groupby(["network", "method"])))
+
+    def lost(network: str, method: str, rate: float) -> float:
+        """Points lost where the drawn line is at a rate."""
+        curve = rate_and_loss.frontier(curves[network, method])
+        return np.interp(np.log(rate), np.log(curve.rate), curve.lost)
+
+    assert lost("lenet-300-100", "low rank", 8) > lost("lenet-300-100", "low rank", 7.85) > 3  # at 7.85x lies a setting
+    assert lost("lenet-300-100", "scalar", 8) < 0.1
+    assert min(lost("lenet-5", method, 16) for method in ("residual", "low rank")) > 1 > 0.1 > lost("lenet-5", "product", 16)
+
+
+def test_the_table_of_methods_names_settings_that_their_rates_do_not_say():
+    table = lesson.comparison_table(runner.recorded("vector-quantization", scale="lesson")).set_index(["network", "method"])
+    best = table.iloc[:, 0]["LeNet-300-100"]
+    assert best["PQ"].endswith("x: k = 4, d = 1, rows") and best["RQ"].endswith("x: k = 16, t = 6")
+    assert best["SVD"].endswith("x") and best["sign"] == "none"
+
+
+def test_the_most_frequent_centroid_is_framed():
+    fig = live.patches_figure(torch.randn(10, 3, 3), torch.tensor([1, 0, 0, 0, 0, 0, 0, 0, 0, 3]))
+    (frame,) = (patch for patch in fig.axes[0].patches if not patch.get_fill())
+    assert frame.get_xy() == (4 - 0.5, 4 - 0.5) and "75%" in fig.get_suptitle()
+
+
 def test_the_table_of_changed_orders_shows_all_of_them_and_the_guesses():
     found = runner.recorded("vector-quantization", scale="lesson")
     table = lesson.structure_table(found, {"PQ": "columns moved"})
