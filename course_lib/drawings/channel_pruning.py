@@ -156,7 +156,7 @@ def _frame(penalty: float | None, betas: Tensor) -> Draw:
 
 def network_drawing() -> plt.Figure:
     """Draw where a layer's inputs and targets come from: X from the pruned network, Y from the original."""
-    fig, ax = shapes.canvas(15.4, "X from the pruned network, Y from the original")
+    fig, ax = shapes.canvas(15.4, "X comes from the pruned network, Y from the original")
     for foot, name, colours in ((9.4, "original", [BLUE] * 4), (2.4, "pruned so far", [BLUE, None, BLUE, None])):
         shapes.write(ax, (0.3, foot + 5.0), name, align="left")
         before = shapes.box(ax, (2.3, foot + 1.6), "conv1", width=3.4)
@@ -172,13 +172,13 @@ def network_drawing() -> plt.Figure:
     shapes.write(ax, (8.3, 6.4), "X")
     shapes.write(ax, (13.4, 5.7), "refitted", colour=VERMILION)
     shapes.write(ax, (0.3, 1.4), "Same images, same positions in both networks.", align="left")
-    shapes.write(ax, (0.3, 0.5), "conv1 loses the filters that computed the two maps.", align="left")
+    shapes.write(ax, (0.3, 0.5), "conv1 loses the filters that computed the dotted maps.", align="left")
     return fig
 
 
 def residual_drawing() -> plt.Figure:
     """Draw a residual block after pruning: a sampler before its first layer, a corrected target for its last."""
-    fig, ax = shapes.canvas(11.2, "A residual block: sampler and corrected target")
+    fig, ax = shapes.canvas(11.2, "The branch gets a sampler and a corrected target")
     shapes.maps(ax, (0.4, 4.2), [BLUE] * 4, size=1.6, name="shared map")
     sampler = shapes.box(ax, (6.2, 3.0), "sampler", width=3.8, colour=GREEN)
     first = shapes.box(ax, (10.9, 3.0), "conv1", width=3.0)

@@ -140,7 +140,7 @@ def subset_search(mixed: float, problems: int = 100) -> dict[str, float]:
 
 
 def strengths(model: nn.Module, layers: Sequence[str], example_input: Tensor) -> dict[str, Tensor]:
-    """Return the 'max response' of each channel that a layer reads, (c,): the sum of |W| of the filters that compute it."""
+    """Return the 'max response' of each channel that a layer reads, (c,): the L1 norm of the filters that compute it."""
     sums = {}
     for tied in surgery.couplings(model, example_input).values():
         total = sum(model.get_submodule(producer).weight.detach().abs().flatten(1).sum(1) for producer in tied.producers)

@@ -1,4 +1,4 @@
-"""What notebook 06 says by recorded rows: its figure and tables, and the claims of the paper and our own."""
+"""The figure and the tables that notebook 06 makes of recorded rows, and the claims of the paper and our own."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,24 +15,28 @@ from course_lib.notebook import Claim, plots
 from course_lib.notebook.plots import COLOURS, WIDTH
 
 SCRATCH = "scratch-E"
-RETRAINED = (LASSO, LARGEST, "L1", RANDOM, SCRATCH, "dense")  # arms of the comparison that the notebook shows
+NO_REFIT = f"{RESPONSE}, no refit"  # the comparison calls it L1
+# Arms of the comparison that the notebook shows, by the names that it gives them
+RETRAINED = {
+    LASSO: LASSO, LARGEST: LARGEST, "L1": NO_REFIT, RANDOM: f"{RANDOM}, no refit", SCRATCH: SCRATCH, "dense": "dense",
+}  # fmt: skip
 
-# The paper's own figures: network, method, and the points lost at some rates, "before fine-tuning -> after". A star: not verified
+# The paper's own figures: network, method, and the points lost at some rates, "before fine-tuning -> after"; † is not verified
 PAPER_VGG = [
-    ("channel pruning", "2.7* -> 0.0", "7.9* -> 1.0", "22.0* -> 1.7"),
-    ("3C, with both decompositions", "", "0.7* -> 0.0", "1.3* -> 0.3"),
-    ("filter pruning (notebook 04), fine-tuned", "0.8*", "8.6*", "14.6*"),
-    ("spatial decomposition (Jaderberg 2014)", "", "9.7*", "29.7*"),
-    ("channel decomposition (Zhang 2016)", "0.28*", "3.84*", ""),
-    ("both decompositions (Zhang 2016)", "", "0.9* -> 0.3*", "2.0* -> 1.0*"),
-    ("the pruned shape from scratch", "", "1.8*", ""),
+    ("channel pruning", "2.7† -> 0.0", "7.9† -> 1.0", "22.0† -> 1.7"),
+    ("3C, with both decompositions", "", "0.7† -> 0.0", "1.3† -> 0.3"),
+    ("filter pruning (notebook 04), fine-tuned", "0.8†", "8.6†", "14.6†"),
+    ("spatial decomposition (Jaderberg 2014)", "", "9.7†", "29.7†"),
+    ("channel decomposition (Zhang 2016)", "0.28†", "3.84†", ""),
+    ("both decompositions (Zhang 2016)", "", "0.9† -> 0.3†", "2.0† -> 1.0†"),
+    ("the pruned shape from scratch", "", "1.8†", ""),
 ]
 PAPER_OTHERS = [
     ("ResNet-50, ImageNet, top-5 92.2 %", "2x", "8.0; with both rules 4.0", "1.4", ""),
-    ("Xception-50, ImageNet, top-5", "2x*", "2.9*", "1.0", "filter pruning 4.3*"),
+    ("Xception-50, ImageNet, top-5", "2x†", "2.9†", "1.0", "filter pruning 4.3†"),
     ("Faster R-CNN with VGG-16, mAP", "4x", "", "1.8", ""),
-    ("the same, AP 36.7* (authors' release)", "2x / 4x", "", "0.0 / 1.6", ""),
-    ("ResNet-56, CIFAR-10, top-1 92.8 %", "2x", "2.0", "1.0", "filter pruning 1.3*, scratch 1.9*"),
+    ("the same, AP 36.7† (authors' release)", "2x / 4x", "", "0.0† / 1.6†", ""),
+    ("ResNet-56, CIFAR-10, top-1 92.8 %", "2x", "2.0", "1.0", "filter pruning 1.3†, scratch 1.9†"),
 ]
 
 
@@ -56,7 +60,7 @@ def single_layers_figure(found: pd.DataFrame, speedup: int) -> plt.Figure:
     axes[1].set_xticks(range(len(order)), order)
     best = first_places(found)
     fig.suptitle(
-        f"At {speedup}x the LASSO loses fewest points in {best.loc[LASSO, (speedup, 'lost')]} of {len(order)} layers",
+        f"At {speedup}x the LASSO loses the fewest points in {best.loc[LASSO, (speedup, 'lost')]} of {len(order)} layers",
         x=0.01,
         ha="left",
     )
@@ -67,6 +71,7 @@ def single_layers_figure(found: pd.DataFrame, speedup: int) -> plt.Figure:
 def subsets_table(found: Mapping[str, Mapping[str, float]], problems: int) -> pd.DataFrame:
     """Return shares from `channel_choices.subset_search`, by how the channels are mixed, in words."""
     table = pd.DataFrame(found).T.map("{:.0%}".format)
+    table.columns = ["best betas, W as it is", "refitted"]
     return table.rename_axis(f"channels of {problems} random layers").reset_index()
 
 
@@ -85,13 +90,6 @@ def first_places_table(found: pd.DataFrame) -> pd.DataFrame:
     table, layers = first_places(found), len(set(tables.alone(found).layer))
     table.columns = [f"{rate}x, {'points lost' if quantity == 'lost' else 'error'}" for rate, quantity in table]
     return table.rename_axis(f"layers (of {layers}) where it is smallest").reset_index()
-
-
-def single_layers_table(found: pd.DataFrame, speedup: int) -> pd.DataFrame:
-    """Return both measures of each way of choosing at a rate, a line per layer: points of accuracy lost / error in percent."""
-    lost, error = (tables.at_rate(found, speedup, column) for column in ("lost", "error"))
-    cells = {way: [f"{a:.2f} / {b:.1f}" for a, b in zip(lost[way], error[way], strict=True)] for way in METHODS}
-    return pd.DataFrame({f"at {speedup}x: points lost / error (%)": lost.index} | cells)
 
 
 def response_at(found: pd.DataFrame, speedup: int) -> str:
@@ -116,14 +114,14 @@ def fit_table(found: pd.DataFrame) -> pd.DataFrame:
             "layer": table.layer,
             "times fewer channels": table.speedup,
             "error (%), weights times beta": table.error_before_fit.map("{:.1f}".format),
-            "error (%), least squares": table.error.map("{:.1f}".format),
+            "error (%), refitted": table.error.map("{:.1f}".format),
             "LASSO's channels among the largest contributions": table.shared.map("{:.0f} %".format),
         }
     )
 
 
 def not_retrained_table(found: pd.DataFrame, fair: pd.DataFrame) -> pd.DataFrame:
-    """Return accuracies of the plain network before retraining, by rate and way of choosing; all with least squares but L1."""
+    """Return accuracies of the plain network before retraining, by rate and way of choosing; all refitted but the last."""
     lines = []
     for rate in sorted(set(found[found.kind == "refitted"].rate)):
         table = tables.not_retrained(found, fair, rate)
@@ -131,7 +129,7 @@ def not_retrained_table(found: pd.DataFrame, fair: pd.DataFrame) -> pd.DataFrame
         row = {"accuracy (%), not retrained": f"{rate:g}x fewer MACs"}
         for way in (LASSO, LARGEST, RESPONSE, RANDOM):
             row[way] = with_interval(table[way].dropna(), "{:.1f}") if way in table else "not measured"
-        row["L1, weights as they are"] = with_interval(bare["L1"].dropna(), "{:.1f}") if "L1" in bare else "not measured"
+        row[NO_REFIT] = with_interval(bare["L1"].dropna(), "{:.1f}") if "L1" in bare else "not measured"
         lines.append(row)
     return pd.DataFrame(lines)
 
@@ -142,11 +140,12 @@ def retrained_table(fair: pd.DataFrame) -> pd.DataFrame:
     for network, rate in tables.rates_with(fair, "L1"):
         end, cut, whole = (tables.accuracies(fair, network, rate, column) for column in ("accuracy", "removed", "baseline"))
         epochs = fair[fair.network == network].groupby("method").epochs.max()
-        for arm in RETRAINED:
+        for arm, name in RETRAINED.items():
             if arm in end and end[arm].notna().all():
                 at_once = with_interval(whole[arm] - cut[arm], "{:.1f}") if cut[arm].notna().all() else "-"
-                lines.append((f"{network}, {rate}x", arm, at_once, with_interval(whole[arm] - end[arm]), f"{epochs[arm]:g}"))
-    return pd.DataFrame(lines, columns=["network, MACs", "arm", "points lost, not retrained", "points lost, retrained", "epochs"])
+                lines.append((f"{network}, {rate}x", name, at_once, with_interval(whole[arm] - end[arm]), f"{epochs[arm]:g}"))
+    head = ["network, times fewer MACs", "arm", "points lost, not retrained", "points lost, retrained", "epochs"]
+    return pd.DataFrame(lines, columns=head)
 
 
 def leads_table(found: pd.DataFrame, fair: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, evidence.Verdict]]:
@@ -175,7 +174,7 @@ def what_the_lasso_buys(verdicts: Mapping[str, evidence.Verdict]) -> str:
 
 
 def samples_table(found: pd.DataFrame, fair: pd.DataFrame) -> pd.DataFrame:
-    """Return the accuracy by number of images and positions, not retrained, and of the LASSO's channels without least squares."""
+    """Return the accuracy by number of images and positions, not retrained, and of the LASSO's channels without the refit."""
     lines = []
     ridges = found[(found.kind == "samples") & (found.method == LASSO)].groupby(["images", "positions"]).ridges.mean()
     for (images, positions), values in tables.by_samples(found, fair).items():
@@ -183,7 +182,7 @@ def samples_table(found: pd.DataFrame, fair: pd.DataFrame) -> pd.DataFrame:
         lines.append((f"{images:,}", positions, f"{images * positions:,}", fitted, with_interval(values, "{:.1f}")))
     bare = found[(found.kind == "samples") & (found.method != LASSO)]
     at = f"{bare.images.iloc[0]:,.0f}", int(bare.positions.iloc[0])
-    lines.append((*at, "no fit", "-", with_interval(bare.accuracy, "{:.1f}")))
+    lines.append((*at, "no refit", "-", with_interval(bare.accuracy, "{:.1f}")))
     return pd.DataFrame(lines, columns=["images", "positions in each", "samples", "layers with a ridge", "accuracy (%)"])
 
 
@@ -219,7 +218,7 @@ def rules_layers_table(found: pd.DataFrame) -> pd.DataFrame:
 
 def published() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the paper's results on VGG-16 beside its rivals', and those on other networks, in its own terms."""
-    head = ["VGG-16: points of top-5 lost, of 89.9 %", "2x", "4x", "5x"]
+    head = ["VGG-16, points of top-5 accuracy lost (baseline 89.9 %)", "2x", "4x", "5x"]
     others = ["network and measure", "rate", "points lost before fine-tuning", "after", "rivals, fine-tuned"]
     return pd.DataFrame(PAPER_VGG, columns=head), pd.DataFrame(PAPER_OTHERS, columns=others)
 
@@ -241,7 +240,7 @@ def papers_claims(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
     return [
         _at_every_rate(found, RESPONSE),
         _at_every_rate(found, FIRST),
-        Claim("max response can be worse than first k on deep layers*", f"{' and '.join(list(lines)[-2:])} alone, top-1",
+        Claim("max response can be worse than first k on deep layers†", f"{' and '.join(list(lines)[-2:])} alone, top-1",
               f"first k is {abs(deep.mean()):.2f} points {'behind' if deep.mean() > 0 else 'ahead'}",
               evidence.better(-deep, "cifar10"), "0"),
         Claim("shallow layers are more redundant", f"{', '.join(list(lines)[:2])} against {', '.join(list(lines)[-2:])}, top-1",
@@ -251,7 +250,7 @@ def papers_claims(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
               both, evidence.better(rules["neither"] - rules["both"], "cifar10"), "0"),
         Claim("ResNet-56 at 2x loses 1.0 point of top-1", "ResNet-20 at 2x, top-1, correction without samplers",
               f"{loss.mean():.2f} points lost", evidence.verdict(-loss, margin=-1.0), epochs),
-        _against("... and beats the same shape from scratch (ResNet-56: 91.8, 90.9* %)", "ResNet-20 at 2x, top-1, equal epochs",
+        _against("... and beats the same shape from scratch (ResNet-56: 91.8, 90.9† %)", "ResNet-20 at 2x, top-1, equal epochs",
                  end[LASSO], end[SCRATCH], epochs),
         Claim("VGG-16 at 2x, 4x, 5x loses 0.0, 1.0, 1.7 points of top-5", "ImageNet", "", None),
     ]  # fmt: skip
@@ -264,8 +263,8 @@ def own_claims(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
     chosen = tables.not_retrained(found, fair, 2)
     epochs = f"{fair[fair.method == LASSO].epochs.max():g}"
     return [
-        _against("least squares keeps the network working", "vgg-small at 2x, not retrained: the filters of largest L1 norm, "
-                 "refitted / as they are", chosen[RESPONSE], cut["L1"], "0"),
+        _against("the refit keeps the network working", f"vgg-small at 2x, not retrained: {RESPONSE}, refitted / no refit",
+                 chosen[RESPONSE], cut["L1"], "0"),
         _against("the choice matters, though both are refitted", "vgg-small at 2x, not retrained: LASSO / random",
                  chosen[LASSO], chosen[RANDOM], "0"),
         Claim("the LASSO beats the largest contribution on single layers", "vgg-small at 4x, mean of the layers",

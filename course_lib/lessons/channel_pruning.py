@@ -1,4 +1,4 @@
-"""What notebook 06 shows of the networks that it prunes itself: the loop, the LASSO's path, the cost, and the tournament."""
+"""The figures and tables that notebook 06 makes of networks it prunes itself, the loop that prunes, and the tournament."""
 
 import copy
 import functools

@@ -937,7 +937,7 @@ def test_tables_say_what_rows_say(monkeypatch):
     assert len(table) == 3 + 4 and verdicts["vgg-small, 2x, not retrained"].mean == pytest.approx(-0.5)
     assert "holds in 2 of 7 comparisons, does not hold in 4, and is undecided in 1" not in lesson.what_the_lasso_buys(verdicts)
     samples = lesson.samples_table(found, fair)
-    assert samples["samples"].tolist() == ["500", "500", "5,000", "5,000", "5,000", "50,000", "no fit"]
+    assert samples["samples"].tolist() == ["500", "500", "5,000", "5,000", "5,000", "50,000", "no refit"]
     chosen = lesson.not_retrained_table(found, fair)
     assert chosen["LASSO"].tolist() == ["84.0 (81.5 to 86.5)", "not measured"] and len(lesson.rules_table(found)) == 4
     assert runs.headline(found).lost.tolist() == pytest.approx([1.4, 1.4]) and runs.paper_table(found).networks.tolist() == [3, 3]
