@@ -172,7 +172,7 @@ def traffic(model: nn.Module, example_input: Tensor) -> pd.DataFrame:
 
 
 def bytes_moved(layers: pd.DataFrame, batch: int = 1, bits: float = 32) -> pd.Series:
-    """Return the bytes that each layer must move for a batch: weights once, of `bits` each, and activations for every image.
+    """Return the bytes that each layer moves for a batch: weights once, of `bits` each; inputs and outputs for every image.
 
     Raises:
         ValueError: `batch` or `bits` is below 1.

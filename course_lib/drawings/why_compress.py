@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
 from course_lib.drawings import shapes
-from course_lib.notebook.plots import BLUE, GREEN, INK, ORANGE, PURPLE, SKY
+from course_lib.notebook.plots import BLUE, GREEN, ORANGE, PURPLE, SKY
 
 RATE, BANDWIDTH = 50e9, 25e9  # MACs and bytes per second of the machine in `frames`
 FC7 = 4096 * 4096  # weights, and MACs for one image
@@ -41,7 +41,7 @@ def _convolution(ax: plt.Axes, bottom: float) -> None:
     met = [[ORANGE if row < 4 and 1 <= column < 5 else SKY for column in range(6)] for row in range(6)]
     kernel = shapes.cells(ax, (1.0, bottom + 1.0), kernel, size=0.8, name="3x3 weights")
     met = shapes.cells(ax, (4.9, bottom), met, size=0.7, name="input map")
-    made = shapes.cells(ax, (10.6, bottom + 0.7), [[GREEN] * 4] * 4, size=0.7, name="output map")
+    made = shapes.cells(ax, (10.6, bottom + 0.7), [[ORANGE] * 4] * 4, size=0.7, name="output map")
     shapes.arrow(ax, (kernel.right_side[0], met.left_side[1]), met.left_side)
     shapes.arrow(ax, met.right_side, made.left_side)
     for line, text in enumerate(("A convolution:", "the orange", "weight meets", "16 inputs.")):
@@ -64,20 +64,19 @@ def frames() -> list[tuple[str, Callable[[plt.Axes], None]]]:
 
 
 def _lanes(weights: int, macs: int, activations: int, images: int) -> Callable[[plt.Axes], None]:
-    """A frame: a bar for the bytes and one for the MACs of a layer; what is not busy is a dashed outline."""
+    """A frame: a bar for the bytes and one for the MACs of a layer, each as long as it takes."""
     busy = {
         ("reading", "25 GB per s"): (4 * (weights + images * activations) / BANDWIDTH, SKY),
         ("computing", "50 G MACs per s"): (images * macs / RATE, ORANGE),
     }
-    longest, unit = max(seconds for seconds, _ in busy.values()), 9.5 / 11e-3
+    unit = 9.5 / 11e-3
 
     def draw(ax: plt.Axes) -> None:
         for ((name, limit), (seconds, colour)), bottom in zip(busy.items(), (2.3, 0.4), strict=True):
             shapes.write(ax, (0.2, bottom + 0.95), name, align="left")
             shapes.write(ax, (0.2, bottom + 0.15), limit, align="left")
-            ax.add_patch(Rectangle((6.9, bottom), unit * longest, 1.1, facecolor="none", edgecolor=INK, linestyle=":"))
             ax.add_patch(Rectangle((6.9, bottom), unit * seconds, 1.1, facecolor=colour))
-            shapes.write(ax, (6.9 + unit * longest + 0.2, bottom + 0.55), f"{1e3 * seconds:.1f} ms", align="left")
+            shapes.write(ax, (6.9 + unit * seconds + 0.2, bottom + 0.55), f"{1e3 * seconds:.1f} ms", align="left")
 
     return draw
 
@@ -109,9 +108,9 @@ LEGEND = (
     "04 Li looks at the weights of the filter,",
     "03 Hu at the zeros in its map,",
     "06 He, 07 Luo at how far the output changes.",
-    "02 Han removes single weights. 01 Gong stores codes;",
-    "equal codes stand for equal values. 05 Han does",
-    "both. Fewer bytes, same shape.",
+    "Dotted: 02 Han removes single weights.",
+    "Purple: 01 Gong gives weights, or runs of them, equal",
+    "values. 05 Han does both. Fewer bytes, same shape.",
 )
 
 

@@ -22,11 +22,12 @@ from course_lib.training import evaluate
 CONVOLUTIONS = [f"conv{block}_{place}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for place in range(1, count + 1)]
 VGG_NAMES = [*CONVOLUTIONS, "fc6", "fc7", "fc8"]  # of the paper
 MB = 1e6
-LABELS = {  # group of points -> layer -> the side of its point on which its name is written
+LABELS = {  # group of points -> layer -> the side of its point on which its name is written, and those of its neighbours
     "VGG-16, convolution": {"conv1_1": "left", "conv1_2": "below", "conv5_3": "left"},
     "VGG-16, dense": {"fc7": "right"},
     "LeNet-5": {"conv1": "left", "conv2": "right", "fc1": "right", "fc2": "right"},
 }
+NEIGHBOURS = {"fc7": "fc6, fc7, fc8"}  # whose points almost coincide
 SIDES = {"left": ((-7, -1), "right"), "right": ((7, -1), "left"), "below": ((9, -8), "center")}  # offset, alignment
 Compress = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
@@ -198,7 +199,8 @@ def roofline_figure(roof: machine.Roof, points: Mapping[str, pd.DataFrame], titl
         for name, side in LABELS[group].items():
             if name in points[group].index:
                 row, (away, align) = points[group].loc[name], SIDES[side]
-                ax.annotate(name, (row.intensity, row.rate / 1e9), away, textcoords="offset points", color=colour, va="top",
+                label = ", ".join(n for n in NEIGHBOURS.get(name, name).split(", ") if n in points[group].index)
+                ax.annotate(label, (row.intensity, row.rate / 1e9), away, textcoords="offset points", color=colour, va="top",
                             ha=align)  # fmt: skip
     if legend := ax.get_legend():
         legend.remove()
