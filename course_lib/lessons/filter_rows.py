@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -125,22 +124,11 @@ def orders_by_layer(found: pd.DataFrame, first: str, second: str) -> pd.DataFram
     return words
 
 
-def strategies_table(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the accuracy of the independent and the greedy choice at each share, and by how much greedy is ahead."""
-    lines = [
-        (network, f"{share:.0%}", *(f"{here[name].mean():.1f}" for name in ("independent", "greedy")),
-         with_interval(here.greedy - here.independent, "{:+.1f}"))
-        for (network, share), here in tables.strategies(found).groupby(["network", "share"])
-    ]  # fmt: skip
-    columns = ["network", "pruned", "independent: accuracy (%)", "greedy: accuracy (%)", "greedy ahead by (points)"]
-    return pd.DataFrame(lines, columns=columns)
-
-
 def retrained_figure(fair: pd.DataFrame, title: str) -> plt.Figure:
     """Draw the points lost by L1 and by random filters, network by network, before and after retraining on equal terms."""
     lines, shapes = arms(fair), [shape[:2] for shape in tables.both_measured(fair, "L1", "random")]
     fig, axes = plt.subplots(2, 1, figsize=(plots.WIDTH, 5.2))
-    lines = lines[lines.method.isin(("L1", "random"))]
+    lines = lines[lines.method.isin(("L1", "random"))].set_index(["network", "rate"]).loc[shapes].reset_index()
     for ax, column, when in zip(axes, ("lost_at_once", "lost"), ("not retrained", "after retraining"), strict=True):
         for place, (network, rate) in enumerate(shapes):
             here = lines[(lines.network == network) & (lines.rate == rate)]
@@ -187,11 +175,3 @@ def schedules(found: pd.DataFrame, fair: pd.DataFrame) -> pd.DataFrame:
         how = f"{group.epochs.max():g}", f"rises to {lr}, falls to 0", "the last epoch"
         lines.append((f"grid: {network}", "50 %", *how, with_interval(group.lost, "{:+.2f}")))
     return pd.DataFrame(lines, columns=["plan", "fewer MACs", "epochs", "learning rate", "reported", "points lost"])
-
-
-def learning_rates(fair: pd.DataFrame) -> pd.DataFrame:
-    """Return the validation accuracy of the grid's L1 arm at each learning rate that was tried; one network each."""
-    tried = fair[(fair.kind == "lr") & fair.network.isin(("vgg-small", "resnet-20")) & (fair.counted == "MACs")]
-    table = tried.pivot_table(index=["network", "epochs"], columns="lr", values="validation")
-    table = table.sort_index(axis=1, ascending=False).map(lambda value: "not run" if np.isnan(value) else f"{value:.2f}")
-    return table.rename(columns="at {:g}".format).rename_axis(columns=None).reset_index()

@@ -20,6 +20,7 @@ from course_lib.surgery.keeping import strongest
 from course_lib.surgery.readers import layers_with_one_reader, next_layer
 from course_lib.training import evaluate
 
+Kernels = tuple[np.ndarray, np.ndarray, str, str]
 ORDERS = ("smallest", "random", "largest")
 PLACES = ((0.13, 0.17, 0.36, 0.66), (0.61, 0.17, 0.36, 0.66))
 
@@ -63,8 +64,8 @@ def measure(
     return Measured(macs, accuracy, readout, dict(layer=layer, removed=removed), setting["order"])
 
 
-def kernels(model: nn.Module, layers: Iterable[str], example_input: Tensor) -> dict[str, tuple[np.ndarray, np.ndarray, str]]:
-    """Return the L1 norm of each kernel of each layer and of the layer that reads it, and the name of that.
+def kernels(model: nn.Module, layers: Iterable[str], example_input: Tensor) -> dict[str, Kernels]:
+    """Return the L1 norm of each kernel of each layer and of the layer that reads it, the name of that, and what its rows are.
 
     Rows are a layer's filters and columns its input channels. The first layer's filters, and so the columns of the second,
     are in the order of their norms, the largest first.
@@ -75,11 +76,12 @@ def kernels(model: nn.Module, layers: Iterable[str], example_input: Tensor) -> d
         reader, columns = next_layer(model, layer, example_input)
         read = model.get_submodule(reader).weight.detach().cpu()[:, columns].abs().flatten(2).sum(2)
         order = filter_norms(weight).argsort(descending=True)
-        found[layer] = (weight.abs().flatten(2).sum(2)[order].numpy(), read[:, order].numpy(), reader)
+        rows = "outputs" if isinstance(model.get_submodule(reader), nn.Linear) else "filters"
+        found[layer] = (weight.abs().flatten(2).sum(2)[order].numpy(), read[:, order].numpy(), reader, rows)
     return found
 
 
-def draw(norms: Mapping[str, tuple[np.ndarray, np.ndarray, str]], now: Measured, before: Measured | None) -> plt.Figure:
+def draw(norms: Mapping[str, Kernels], now: Measured, before: Measured | None) -> plt.Figure:
     """Draw the kernels of a layer and of the next, and in vermilion which are removed: rows here, columns there.
 
     Args:
@@ -88,7 +90,7 @@ def draw(norms: Mapping[str, tuple[np.ndarray, np.ndarray, str]], now: Measured,
         before: of the one before: filters that were removed there and stay now are shaded lighter.
     """
     layer, removed = now.detail["layer"], now.detail["removed"]
-    here, following, reader = norms[layer]
+    here, following, reader, rows = norms[layer]
     came_back = set(before.detail["removed"]) - set(removed) if before and before.detail["layer"] == layer else ()
     fig, (left, right) = canvas(3.2, *PLACES)
     for ax, picture, axis in ((left, here, "y"), (right, following, "x")):
@@ -97,7 +99,7 @@ def draw(norms: Mapping[str, tuple[np.ndarray, np.ndarray, str]], now: Measured,
             _shade(ax, places, axis, strength)
         ax.set(xticks=[], yticks=[])
     left.set(title=f"{layer} loses rows", ylabel=f"{len(here)} filters, by norm", xlabel=f"{here.shape[1]} input channels")
-    right.set(title=f"{reader} loses columns", ylabel=f"{len(following)} filters", xlabel=f"filters of {layer}, by norm")
+    right.set(title=f"{reader} loses columns", ylabel=f"{len(following)} {rows}", xlabel=f"filters of {layer}, by norm")
     return fig
 
 
