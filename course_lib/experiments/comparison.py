@@ -32,6 +32,7 @@ ARMS = (
     *(one_shot.L1, one_shot.RANDOM, SCRATCH_E, one_shot.LASSO, one_shot.THINET),
     *(one_shot.APOZ, one_shot.LARGEST, one_shot.GROUP),
 )
+QUARTERS = (one_shot.L1, one_shot.LASSO, one_shot.THINET, one_shot.NOT_RESCALED)  # rescaling matters most where most is removed
 SEVEN = (*file_targets.STRUCTURED, file_targets.SPARSE, file_targets.DEEP, file_targets.QUANTIZED)
 
 LEARNING_RATES = (0.1, 0.03, 0.01, 0.003, 0.001)
@@ -69,9 +70,10 @@ def _lesson() -> list[dict]:
     files = [dict(kind="file", network=LENET, rate=rate, method=method) for rate in (16, 4) for method in SEVEN]
     controls = _arms(LENET, 16, [one_shot.RANDOM, SCRATCH_E, DENSE]) + _arms(LENET, 4, [one_shot.RANDOM, SCRATCH_E])
     residual = _arms(RESNET, 2, [*ARMS[:3], DENSE, *ARMS[3:-1]])
-    quarters = _arms(VGG, 4, ARMS[:1])
+    quarters = _arms(VGG, 4, QUARTERS)
+    schedules = [dict(kind="schedule", network=VGG, rate=4, method=own_schedules.BY_LAYER)]
     latencies = [dict(kind="latency", network=network, rate=rate) for network, rate in ((VGG, 2), (VGG, 4), (RESNET, 2))]
-    return [*_recipe(), *halves, *latencies, *files, *controls, *residual, *quarters]
+    return [*_recipe(), *halves, *latencies, *files, *controls, *residual, *quarters, *schedules]
 
 
 def _recipe() -> list[dict]:
@@ -97,12 +99,11 @@ def _paper() -> list[dict]:
 
 
 def _left_out() -> list[dict]:
-    """Return what lesson scale leaves out of the same networks, with its epochs: from six minutes to an hour of a core each."""
-    quarters = _arms(VGG, 4, [*ARMS[1:], one_shot.NOT_RESCALED])  # rescaling matters most where most is removed
-    ways = (own_schedules.BY_LAYER, own_schedules.IN_ROUNDS)
-    schedules = [dict(kind="schedule", network=VGG, rate=4, method=method) for method in ways]
+    """Return what lesson scale leaves out of the same networks, with its epochs: from ten minutes to an hour of a core each."""
+    quarters = _arms(VGG, 4, [arm for arm in ARMS if arm not in QUARTERS])
+    rounds = [dict(kind="schedule", network=VGG, rate=4, method=own_schedules.IN_ROUNDS)]
     longest = _arms(RESNET, 2, ARMS[-1:]) + _arms(VGG, 2, [SCRATCH_B])
-    return [setting | dict(epochs=EPOCHS["cifar10"]["lesson"]) for setting in (*quarters, *schedules, *longest)]
+    return [setting | dict(epochs=EPOCHS["cifar10"]["lesson"]) for setting in (*quarters, *rounds, *longest)]
 
 
 def _smoke() -> list[dict]:
