@@ -122,25 +122,23 @@ def _frame(state: State) -> Draw:
 
 
 def dropout_drawing() -> plt.Figure:
-    """Draw why a quarter of the connections calls for half of the dropout."""
-    fig, ax = shapes.canvas(7.3, "A quarter of the weights needs half the dropout")
+    """Draw a pruned layer beside a smaller one that has as many connections."""
+    fig, ax = shapes.canvas(6.4, "4 of 16 connections are like 2 x 2 neurons")
     whole = [[BLUE] * 4 for _ in range(4)]
     scattered = [[BLUE if (row, column) in {(0, 1), (1, 3), (2, 0), (3, 2)} else None for column in range(4)] for row in range(4)]
-    first = shapes.cells(ax, (0.6, 2.1), whole, size=0.95, name="4 x 4 neurons")
-    second = shapes.cells(ax, (7.6, 2.1), scattered, size=0.95, name="pruned")
-    third = shapes.cells(ax, (15.6, 3.0), [[BLUE] * 2 for _ in range(2)], size=0.95, name="2 x 2 neurons")
+    first = shapes.cells(ax, (0.6, 1.2), whole, size=0.95, name="4 x 4 neurons")
+    second = shapes.cells(ax, (7.6, 1.2), scattered, size=0.95, name="pruned")
+    third = shapes.cells(ax, (15.6, 2.1), [[BLUE] * 2 for _ in range(2)], size=0.95, name="2 x 2 neurons")
     shapes.arrow(ax, first.right_side, second.left_side)
     shapes.write(ax, ((second.right_side[0] + third.left_side[0]) / 2, third.left_side[1]), "is like")
     for grid, text in ((first, "16 connections"), (second, "4 connections"), (third, "4 connections")):
-        shapes.write(ax, (grid.foot[0], 1.4), text)
-    for grid, text in ((first, "dropout 0.5"), (second, "dropout 0.25")):
         shapes.write(ax, (grid.foot[0], 0.5), text)
     return fig
 
 
 def dead_neurons() -> plt.Figure:
     """Draw a neuron that has lost all its inputs, and one that has lost all its outputs."""
-    fig, ax = shapes.canvas(8.4, "Two kinds of dead neuron")
+    fig, ax = shapes.canvas(8.4, "Neuron A is a constant, neuron B is never read")
     inputs, outputs = [(3.0, y) for y in (6.8, 4.4, 2.0)], [(12.4, y) for y in (5.8, 3.0)]
     hidden = [(7.7, y) for y in (7.0, 4.4, 1.8)]
     alive = {(0, 0), (0, 1), (0, 2), (2, 0), (2, 2)}  # (hidden neuron, input)

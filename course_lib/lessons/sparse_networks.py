@@ -44,6 +44,7 @@ PAPER_IMAGENET_LAYERS = [
     ("VGG-16", "fc8", "23"),
 ]
 PAPER_TOTALS = {"lenet-300-100": (8, 8), "lenet-5": (8, 16)}  # weights and FLOPs kept in percent (tables 3 and 4)
+PAPER_TOTALS_IMAGENET = "all layers: AlexNet keeps 11 % of its weights and 30 % of its FLOPs, VGG-16 7.5 % and 21 %"
 PAPER_ALEXNET = "AlexNet in the paper: 5x in one step, 9x in rounds; 75 hours of training, 173 hours of retraining"
 FILE = "bytes on disk, sparse"
 EXTRA_EPOCHS = 3  # of the comparison of plans, as a step of figure 5 has
@@ -84,7 +85,7 @@ def rounds_figure(errors: Sequence[float], before: float, shares: Sequence[float
     for name, cut, trained in zip(names, pruned, retrained, strict=True):
         print(f"{name}: {cut:.2f} % error just pruned, {trained:.2f} % retrained")
     x = np.arange(1, len(shares) + 1)
-    ax.axhline(before, color=INK, linestyle="--", linewidth=1, label="dense")
+    ax.axhline(before, color=INK, linestyle="--", linewidth=1, label=f"dense: {before:.2f} %")
     ax.plot(np.repeat(x, 2), errors, color=INK, linewidth=0.8)
     ax.plot(x, pruned, "o", color=VERMILION, label="just pruned")
     ax.plot(x, retrained, "s", color=BLUE, label="retrained for an epoch")
@@ -101,11 +102,11 @@ def rounds_figure(errors: Sequence[float], before: float, shares: Sequence[float
 
 
 def scan_figure(curves: Mapping[str, Tensor], title: str, plan: Mapping[str, float] | None = None) -> plt.Figure:
-    """Draw the accuracy against the share of one layer that is pruned; with a plan, a ring where it cuts each layer."""
+    """Draw accuracy on training images against the share of one layer that is pruned, with rings where a plan cuts."""
     x = 100 * np.array(sparse_rows.SCAN)
     fig = plots.lines(
         x, {name: 100 * curve for name, curve in curves.items()}, title=title,
-        xlabel="weights pruned in this layer alone (%)", ylabel="accuracy (%)",
+        xlabel="weights pruned in this layer alone (%)", ylabel="accuracy on training images (%)",
     )  # fmt: skip
     for name, share in (plan or {}).items():
         height = np.interp(100 * share, x, 100 * curves[name])
@@ -135,7 +136,7 @@ def plans_table(
     lines = []
     for name, plan in shares.items():
         _, figures = sparse_rows.retrained(model, splits, dict(plan), how, [1])
-        kept = {f"{layer} keeps": f"{1 - share:.1%}" for layer, share in plan.items()}
+        kept = {f"{layer} keeps": f"{100 * (1 - share):.1f} %" for layer, share in plan.items()}
         errors = {
             "test error, just pruned": f"{100 - figures['removed']:.2f} %",
             f"after {EXTRA_EPOCHS} epochs": f"{100 - figures['accuracy']:.2f} %",

@@ -184,10 +184,9 @@ def leads(rows: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> pd.DataFr
     return pd.DataFrame(table)
 
 
-def lead(rows: pd.DataFrame, curve: str, other: str, rate: int) -> float:
-    """Return how many points one curve of figure 5 is ahead of another at a rate, mean over the networks."""
-    differences = paired(chosen(rows, kind="curves", rate=rate), dict(method=curve), dict(method=other))
-    return sum(differences) / len(differences)
+def lead(rows: pd.DataFrame, curve: str, other: str, rate: int) -> np.ndarray:
+    """Return how many points one curve of figure 5 is ahead of another at a rate, on each network."""
+    return np.array(paired(chosen(rows, kind="curves", rate=rate), dict(method=curve), dict(method=other)))
 
 
 def most_sensitive(rows: pd.DataFrame, layer: str) -> Claim:

@@ -194,7 +194,7 @@ def prune(
     for number in range(1, rounds + 1):
         progress = 1 - (1 - number / rounds) ** 3
         for layers, fixed in turns:
-            survivors |= magnitude_masks(model, {name: shares[name] * progress for name in layers})
+            survivors |= magnitude_masks(model, {name: shares[name] * progress for name in layers})  # replaces their old ones
             masks.apply(model, survivors)
             scale_dropout(dropout, survivors)
             train(retrain, fixed, number)

@@ -80,7 +80,7 @@ def draw(shares: Mapping[str, np.ndarray], now: Measured, before: Measured | Non
         ax.axvline(threshold, color=INK, linewidth=2)
         ax.set(xlim=(0, HIGHEST), ylim=(0, 1.1 * share.max()), yticks=[])
         ax.set_xticks(TICKS, [f"{tick}" for tick in TICKS] if ax is axes[-1] else [])
-        ax.set_title(f"{name}: {threshold:.1f} deviations, {now.detail['kept'][name]:.0%} kept")
+        ax.set_title(f"{name}: {threshold:.1f} deviations, {100 * now.detail['kept'][name]:.0f} % kept")
     axes[-1].set_xlabel("magnitude of a weight (standard deviations)")
     return fig
 
