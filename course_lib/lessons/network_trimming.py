@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from course_lib import activations, cost, surgery
 from course_lib.data import Split, Splits
 from course_lib.experiments import network_trimming as runs
+from course_lib.experiments.tails import Tail
 from course_lib.notebook import plots
 from course_lib.papers import network_trimming
 from course_lib.streams import stream
@@ -23,6 +24,7 @@ from course_lib.training import evaluate
 VGG_16 = ((512, 4096), (488, 3477), (451, 2937), (430, 2479), (420, 2121), (400, 1787), (390, 1513))
 QUOTED = {(512, 4096): "68.36 / 88.44 %", (390, 1513): "70.44 / 89.79 %"}
 VGG_PARAMETERS, VGG_MACS = 138_357_544, 15_470_264_320  # of the whole network
+DRAWS = 20  # random choices in the tournament: their errors spread so widely that the mean of five still moves by points
 
 
 @torch.no_grad()
@@ -58,7 +60,8 @@ def vgg16_table() -> pd.DataFrame:
         there = of_trimmed_layers(*widths)
         parameters, macs = VGG_PARAMETERS - whole[0] + there[0], VGG_MACS - whole[1] + there[1]
         ratios = f"{VGG_PARAMETERS / parameters:.2f}x", f"{VGG_MACS / macs:.2f}x"
-        lines.append((number or "-", "{}, {}".format(*widths), f"{parameters / 1e6:.1f} M", *ratios, QUOTED.get(widths, "")))
+        quoted = QUOTED.get(widths, "not known")
+        lines.append((number or "-", "{}, {}".format(*widths), f"{parameters / 1e6:.1f} M", *ratios, quoted))
     columns = ["round", "CONV5-3, FC6 †", "parameters", "fewer parameters", "fewer MACs", "top-1 / top-5 on ImageNet †"]
     return pd.DataFrame(lines, columns=columns)
 
@@ -168,22 +171,37 @@ def effects_of_removal(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def effects_figure(model: nn.Module, images: Tensor, apoz: Mapping[str, Tensor], widths: Mapping[str, int]) -> plt.Figure:
-    """Draw each neuron's effect on the network's outputs by its APoZ, layers below each other, those beyond `widths` marked."""
+    """Draw each neuron's effect on the network's outputs by its APoZ and by its L1 norm, a row per layer.
+
+    Neurons beyond `widths` by APoZ are marked as removed.
+    """
     from scipy.stats import spearmanr
 
     norms, closer = runs.scores(model, None, "L1 norm"), []
-    fig, axes = plt.subplots(len(widths), 1, figsize=(plots.WIDTH, 6.8))
-    for ax, (layer, effect) in zip(axes, effects_of_removal(model, images).items(), strict=True):
-        shares, order, width = apoz[layer].cpu(), apoz[layer].cpu().argsort(), widths[layer]
-        for name, part, colour in (("kept", order[:width], plots.BLUE), ("removed", order[width:], plots.VERMILION)):
-            ax.scatter(shares[part], effect[part].clamp(min=1e-5), s=12, color=colour, label=name)
-        ranks = [spearmanr(values.cpu(), effect).statistic for values in (shares, norms[layer])]
-        closer += [layer] if ranks[1] > -ranks[0] else []  # a good measure of zeros would have a rank correlation of -1
-        ax.set_title("{}, rank correlations: {:.2f} with APoZ, {:.2f} with the L1 norm".format(layer, *ranks))
-        ax.set(yscale="log", xlabel=f"APoZ in {layer}", ylabel="effect (at least 0.00001)")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    fig, axes = plt.subplots(len(widths), 2, figsize=(plots.WIDTH, 6.0), sharey="row")
+    for row, (layer, effect) in zip(axes, effects_of_removal(model, images).items(), strict=True):
+        order, width, ranks = apoz[layer].cpu().argsort(), widths[layer], {}
+        for ax, (name, values) in zip(row, (("APoZ", apoz[layer].cpu()), ("L1 norm", norms[layer].detach().cpu())), strict=True):
+            for part, label, colour in ((order[:width], "kept", plots.BLUE), (order[width:], "removed", plots.VERMILION)):
+                ax.scatter(values[part], effect[part].clamp(min=1e-5), s=9, color=colour, label=f"{label} by APoZ")
+            ranks[name] = spearmanr(values, effect).statistic
+            ax.set_title(f"{layer}, rank\ncorrelation {ranks[name]:.2f}", fontsize=plots.TEXT)
+            ax.set(yscale="log", xlabel=name)
+        closer += [layer] if ranks["L1 norm"] > -ranks["APoZ"] else []  # a good measure of zeros would have a correlation of -1
+        row[0].set_ylabel("effect (at least 0.00001)")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     where = " and ".join(closer) or "no layer"
     fig.suptitle(f"In {where}, effects follow the L1 norm more closely than APoZ", x=0.01, ha="left")
+    return fig
+
+
+def mean_apoz_figure(shares: Mapping[str, Tensor]) -> plt.Figure:
+    """Draw the mean APoZ of each layer as a bar."""
+    means = {f"{layer}, {len(values)} channels": values.mean().item() for layer, values in shares.items()}
+    (least, low), *_, (most, high) = sorted(zip(shares, means.values(), strict=True), key=lambda pair: pair[1])
+    title = f"The mean APoZ of vgg-small goes from {low:.2f} in {least} to {high:.2f} in {most}"
+    fig = plots.bars(means, title=title, ylabel="mean APoZ", form="{:.2f}")
+    plt.setp(fig.axes[0].patches, color=plots.BLUE)  # layers of one network: a colour each would mean nothing
     return fig
 
 
@@ -209,11 +227,19 @@ def shift_table(model: nn.Module, chosen_on: Split, test: Split, widths: Mapping
     return pd.DataFrame(lines, columns=["criterion", *names, "both cut", "both cut, biases corrected"])
 
 
-def tournament(score: Tensor, model: nn.Module, chosen_on: Split, splits: Splits, keep: int = 63) -> dict[str, float]:
-    """Return the validation errors in percent when fc1 keeps its best neurons by a score, and by the course's criteria."""
-    orders = {"your score": score}
-    orders |= {name: runs.scores(model, chosen_on, name)["fc1"] for name in ("L1 norm", "mean activation", "APoZ", "random")}
-    return {
-        name: runs.error(runs.cut(model, dict(fc1=order), dict(fc1=keep), splits), splits.validation)
-        for name, order in orders.items()
-    }
+def tournament(score: Tensor, model: nn.Sequential, chosen_on: Split, splits: Splits, keep: int = 63) -> dict[str, float]:
+    """Return the validation errors in percent when fc1 keeps its best neurons by a score, and by the course's criteria.
+
+    Under "random" stands the mean of 20 random choices, under "lowest draw" and "highest draw" the ends of their range.
+    """
+    tail = Tail(model, "fc1", splits.validation)
+
+    def error(order: Tensor) -> float:
+        kept = order.topk(keep).indices.sort().values
+        narrower = surgery.narrow(model, dict(fc1=kept), splits.validation.images[:1])
+        return round(100 * (1 - tail.accuracy(narrower, kept)), 4)
+
+    errors = {"your score": error(score)}
+    errors |= {name: error(runs.scores(model, chosen_on, name)["fc1"]) for name in ("L1 norm", "mean activation", "APoZ")}
+    draws = [error(runs.scores(model, None, "random", stream(0, "draw", draw))["fc1"]) for draw in range(DRAWS)]
+    return errors | {"random": float(np.mean(draws)), "lowest draw": min(draws), "highest draw": max(draws)}

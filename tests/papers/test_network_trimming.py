@@ -13,6 +13,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from matplotlib.colors import to_rgba
 from torch import nn
 
 from course_lib import cost, data, models, surgery, training
@@ -23,8 +24,10 @@ from course_lib.experiments import rows
 from course_lib.experiments import trimming_tables as tables
 from course_lib.lessons import network_trimming as lesson
 from course_lib.lessons import trimming_rows
+from course_lib.notebook import plots
 from course_lib.papers import network_trimming as paper
 from course_lib.storage import networks
+from course_lib.streams import stream
 from course_lib.training import evaluate, recipes
 from tests.resumption import resumed
 
@@ -668,6 +671,35 @@ def test_the_tournament_measures_each_score_on_validation_images(lenet, splits):
     assert list(found)[0] == "your score" and found["your score"] == found["L1 norm"]
     kept = runs.cut(lenet, runs.scores(lenet, splits.train, "APoZ"), dict(fc1=100), splits)
     assert found["APoZ"] == runs.error(kept, splits.validation)
+
+
+def test_the_tournament_draws_its_random_choice_several_times(lenet, splits):
+    found = lesson.tournament(torch.arange(500.0), lenet, splits.train, splits, keep=100)
+    orders = [runs.scores(lenet, None, "random", stream(0, "draw", draw)) for draw in range(lesson.DRAWS)]
+    errors = [runs.error(runs.cut(lenet, order, dict(fc1=100), splits), splits.validation) for order in orders]
+    assert found["random"] == pytest.approx(np.mean(errors)) and min(errors) < found["random"] < max(errors)
+    assert (found["lowest draw"], found["highest draw"]) == (min(errors), max(errors))
+
+
+def test_the_effects_are_drawn_by_both_measures(lenet, splits):
+    shares = paper.apoz(lenet, splits.train, runs.LAYERS)
+    fig = lesson.effects_figure(lenet, splits.train.images[:50], shares, dict(conv2=24, fc1=252))
+    assert [ax.get_xlabel() for ax in fig.axes] == ["APoZ", "L1 norm"] * 2
+    sizes = [[len(points.get_offsets()) for points in ax.collections] for ax in fig.axes]
+    assert sizes == [[24, 26]] * 2 + [[252, 248]] * 2
+
+
+def test_the_rounds_are_drawn_with_intervals_and_the_error_before():
+    ax = trimming_rows.rounds_figure(made_up_rows()).axes[0]
+    labels = [label.get_text() for label in ax.get_legend().get_texts()]
+    assert labels == ["just trimmed", "retrained", "before trimming, 0.80 %"]
+
+
+def test_the_layers_of_vgg_small_are_bars_from_lowest_to_highest_in_the_title():
+    fig = lesson.mean_apoz_figure(dict(conv1=torch.tensor([0.2, 0.4]), conv2=torch.tensor([0.9]), conv3=torch.tensor([0.5])))
+    ax = fig.axes[0]
+    assert (ax.get_title("left") or ax.get_title()) == "The mean APoZ of vgg-small goes from 0.30 in conv1 to 0.90 in conv2"
+    assert {bar.get_facecolor() for bar in ax.patches} == {to_rgba(plots.BLUE)}
 
 
 def test_the_effect_of_a_neuron_is_that_of_its_removal(lenet, splits):
