@@ -59,7 +59,7 @@ def cost_table(stages: Mapping[str, tuple[nn.Module, int]], split: Split) -> pd.
 
     Args:
         stages: name -> the network, and the bytes of its file.
-        split: the images that accuracy is measured on; the first one is timed.
+        split: the images that the error is measured on; the first one is timed.
     """
     image, first = split.images[:1], next(iter(stages.values()))[1]
     lines = []
@@ -68,7 +68,7 @@ def cost_table(stages: Mapping[str, tuple[nn.Module, int]], split: Split) -> pd.
         lines.append(
             {
                 "stage": name,
-                "accuracy (%)": f"{100 - experiments.error(model, split):.2f}",
+                "test error (%)": f"{experiments.error(model, split):.2f}",
                 "nonzero parameters": f"{int(layers.nonzeros.sum()):,}",
                 "MACs": f"{int(layers.MACs.sum()):,}",
                 "file (kB)": f"{size / 1000:,.1f}",
@@ -134,13 +134,14 @@ def sizes_by_kind(model: nn.Module, pairs: Sequence[tuple[int, int]], index_bits
 
 
 def streams_figure(coded: CodedTensor, name: str) -> plt.Figure:
-    """Draw how often each code and each gap of a layer occurs, with the entropy of both in the titles."""
+    """Draw how often each code and each gap of a layer occurs, with the entropy and the fixed width of both in the titles."""
     fig, axes = plt.subplots(2, 1, figsize=(5.0, 5.2))
-    for ax, (symbols, stream), colour in zip(axes, {"code": coded.codes, "gap": coded.gaps}.items(), (BLUE, ORANGE), strict=True):
+    streams = {"code": (coded.codes, (len(coded.codebook) - 1).bit_length()), "gap": (coded.gaps, coded.index_bits)}
+    for ax, (symbol, (stream, fixed)), colour in zip(axes, streams.items(), (BLUE, ORANGE), strict=True):
         counts = stream.long().bincount()
         ax.bar(range(len(counts)), counts.cpu(), color=colour, width=1.0)
-        title = f"The {symbols}s of {name} carry {coders.entropy(stream):.2f} bits each, on average"
-        ax.set(xlabel=symbols, ylabel="entries", title=title)
+        title = f"{symbol.title()}s carry {coders.entropy(stream):.2f} bits on average, not {fixed}"
+        ax.set(xlabel=symbol, ylabel=f"entries of {name}", title=title)
     return fig
 
 
@@ -171,8 +172,8 @@ def gap_table(model: nn.Module, bits: int, widths: Sequence[int], layer: str) ->
     for width in widths:
         size = file_size(deep_compression.compress(model, bits=bits, index_bits=width))
         filler = deep_compression.relative_index(model.get_submodule(layer).weight.detach() != 0, width)[1].float().mean()
-        lines.append((width, f"{filler:.0%}", f"{size:,}", f"{dense_bytes(model) / size:.1f}"))
-    return pd.DataFrame(lines, columns=["bits per gap", f"fillers in {layer}", "bytes of the file", "times smaller"])
+        lines.append((width, f"{100 * filler:.0f}", f"{size:,}", f"{dense_bytes(model) / size:.1f}"))
+    return pd.DataFrame(lines, columns=["bits per gap", f"fillers, % of {layer}'s entries", "bytes of the file", "times smaller"])
 
 
 @torch.no_grad()

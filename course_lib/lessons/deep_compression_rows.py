@@ -92,12 +92,12 @@ def whole_table(recorded: pd.DataFrame) -> pd.DataFrame:
 
 
 def centroid_rates(recorded: pd.DataFrame) -> pd.DataFrame:
-    """Return how the learning rate of centroids was chosen: a line per network and bits, a column per rate times n."""
+    """Return how the learning rate of centroids was chosen: a line per network and bits, a column per rate times s."""
     table = rate_table(recorded)
     found = table[table.iloc[:, 0].str.contains("centroids")]
     found = found.loc[:, (found != "").any()]
     names = {f"{network}, centroids,": f"{name}," for network, name in NAMES.items()} | {" paper,": " pruned 12x,"}
-    found.columns = ["validation accuracy (%)", *(f"rate times n: {rate}" for rate in found.columns[1:])]
+    found.columns = ["validation accuracy (%)", *(f"rate times s: {rate}" for rate in found.columns[1:])]
     return found.replace(names, regex=True).reset_index(drop=True)
 
 

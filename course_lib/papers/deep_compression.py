@@ -58,7 +58,7 @@ def relative_index(mask: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     _check_mask(mask, bits)
     places = mask.flatten().nonzero().flatten() + 1
     gaps = places.diff(prepend=places.new_zeros(1))
-    fillers = (gaps - 1) // 2**bits  # of each survivor, which comes after them
+    fillers = (gaps - 1) // 2**bits  # how many come before each survivor
     ends = (fillers + 1).cumsum(0) - 1
     filler = torch.ones(int((fillers + 1).sum()), dtype=torch.bool, device=mask.device)
     filler[ends] = False

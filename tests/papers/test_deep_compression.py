@@ -496,7 +496,7 @@ def test_the_accounts_of_bytes_and_of_errors_agree_with_the_rows():
     cost = size_curves.quantization_cost(found, "dense")[2]
     assert np.allclose(100 - two_bits - cost, errors[1]) and not np.allclose(errors[0], errors[1])
     rates = evidence_rows.centroid_rates(found)
-    assert len(rates) == 5 and rates.columns[1] == "rate times n: 3"
+    assert len(rates) == 5 and rates.columns[1] == "rate times s: 3"
 
 
 def test_the_published_sizes_are_those_of_the_published_rates():
@@ -529,6 +529,10 @@ def test_the_drawn_matrix_has_the_words_of_the_library():
     codes = values[values != 0].unique(return_inverse=True)[1]
     gaps, filler = paper.relative_index(values != 0, 3)
     assert not filler.any()
+    before = torch.from_numpy(drawings.TRAINED_MATRIX)
+    assert before[values == 0].abs().max() < before[values != 0].abs().min()  # pruned by magnitude
+    for shared in values.unique():
+        assert before[values == shared].mean() == pytest.approx(float(shared), abs=0.1)
     for words, symbols in ((drawings.MATRIX_CODE_WORDS, codes), (drawings.MATRIX_GAP_WORDS, gaps)):
         assert written(symbols - symbols.min()).startswith("".join(words[one] for one in symbols.tolist()))
 
@@ -571,7 +575,7 @@ def test_the_tables_of_a_file_add_up(pruned, splits):
     assert five["bytes of the file"] == f"{len(storage.encode(files['huffman'])):,}"
     table = lesson.cost_table({"dense": (pruned, 1000), "coded": (quantized, 100)}, splits.test)
     assert table["times smaller"].tolist() == ["1.0", "10.0"] and table["MACs"].nunique() == 1
-    assert table["accuracy (%)"][1] == f"{100 * evaluate(quantized, splits.test):.2f}"
+    assert table["test error (%)"][1] == f"{100 - 100 * evaluate(quantized, splits.test):.2f}"
 
 
 def on_gpu(splits: data.Splits) -> data.Splits:
