@@ -25,6 +25,7 @@ ARMS = {
     "scratch-E": "08",
     "dense": "-",
 }
+LOST = ("{:.1f}", "{:+.2f}", "{:+.2f}")  # forms of the points lost just after the cut and in the end, and of a difference
 CHOICES = ("LASSO", "largest contribution", "L1", "group norm", "APoZ", "random")  # arms that differ in the choice and the refit
 
 
@@ -36,35 +37,37 @@ def there(found: pd.DataFrame, kind: str) -> bool:
 
 
 def criteria_figure(found: pd.DataFrame) -> plt.Figure:
-    """Draw the accuracy before retraining by MACs left, a curve per criterion with its 95 % interval over trained networks."""
+    """Draw the accuracy before retraining by MACs left, a curve per criterion, 95 % intervals over trained networks as bars."""
     table, left = tables.untrained(found), tables.macs_left(found)
     networks = _plain_first(table)
     fig, axes = plt.subplots(len(networks), 1, figsize=(WIDTH, 1.2 + 2.7 * len(networks)), sharex=True, squeeze=False)
     for ax, network in zip(axes[:, 0], networks, strict=True):
         shares = sorted(left[network].index, reverse=True)
-        x = [100 * left[network, share] for share in shares]
-        for method, marker, colour in zip(channel_sets.CRITERIA, plots.MARKERS, plots.COLOURS, strict=True):
+        macs = np.array([100 * left[network, share] for share in shares])
+        for place, (method, marker, colour) in enumerate(zip(channel_sets.CRITERIA, plots.MARKERS, plots.COLOURS, strict=True)):
             ends = [evidence.interval(table.loc[network, share][method]) for share in shares]
             mean, low, high = np.clip(np.transpose(ends), 0, 100)
-            ax.plot(x, mean, marker=marker, markersize=4.5, color=colour, label=method)
-            ax.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+            x = macs + 0.7 * (len(channel_sets.CRITERIA) / 2 - place)  # side by side: bars at one place would hide each other
+            ax.errorbar(x, mean, yerr=(mean - low, high - mean), marker=marker, markersize=4.5, color=colour,
+                        linewidth=1.2, elinewidth=0.9, capsize=2, label=method)  # fmt: skip
         ax.set(title=network, ylabel="accuracy (%)")
     axes[0, 0].invert_xaxis()
     axes[-1, 0].set_xlabel("MACs left (%)")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    plain, share = networks[0], max(left[networks[0]].index)
+    plain, share = networks[0], max(runs.SHARES[networks[0]])
     means = table.loc[plain, share].mean()
-    title = f"With {100 * left[plain, share]:.0f} % of its MACs, {plain} has {means['ThiNet']:.0f} % by ThiNet, "
-    fig.suptitle(f"{title}{means[second(found)]:.0f} % by {second(found)}", x=0.01, ha="left")
+    title = f"At {100 * share:.0f} % of its filters, {plain} keeps {means.min():.0f} to {means.max():.0f} % accuracy"
+    fig.suptitle(title, x=0.01, ha="left")
     return fig
 
 
 def second(found: pd.DataFrame) -> str:
-    """Return the rival that is best on the plain network at the most filters, not retrained."""
+    """Return the rival that is best on the plain network at the most filters, not retrained, and the accuracies of all."""
     table = tables.untrained(found)
     plain = _plain_first(table)[0]
     means = table.loc[plain, max(table.loc[plain].index.get_level_values("share"))].mean()
-    return max(tables.RIVALS, key=lambda name: means[name])
+    best, *others = sorted(tables.RIVALS, key=lambda name: -means[name])
+    return f"{best}, {means[best]:.1f} % ({', '.join(f'{name} {means[name]:.1f} %' for name in others)})"
 
 
 def leads(found: pd.DataFrame) -> pd.DataFrame:
@@ -79,8 +82,8 @@ def leads(found: pd.DataFrame) -> pd.DataFrame:
         )
         place = f"{network}, {share:.0%} ({left[network, share]:.0%})"
         lines.append((place, f"{here['ThiNet'].mean():.1f}", *(with_interval(pair, "{:+.1f}") for pair in pairs)))
-    columns = ["filters kept (MACs left)", "ThiNet (%)", "rescaling gains (points)"]
-    return pd.DataFrame(lines, columns=[*columns, "not rescaled, ahead of the best rival", "forward ahead of ThiNet"])
+    columns = ["filters of every layer kept (MACs left)", "ThiNet's accuracy (%)", "rescaling gains (points)"]
+    return pd.DataFrame(lines, columns=[*columns, "not rescaled, ahead of each network's best rival", "forward ahead of ThiNet"])
 
 
 def recipe(grid: pd.DataFrame) -> pd.DataFrame:
@@ -90,7 +93,7 @@ def recipe(grid: pd.DataFrame) -> pd.DataFrame:
     cells = tried.assign(recipe=[f"{epochs:g} epochs, {lr:g}" for epochs, lr in zip(tried.epochs, tried.lr, strict=True)])
     order = cells.sort_values(["epochs", "lr"]).recipe.unique()
     table = cells.pivot_table(index="recipe", columns="network", values="validation").loc[order]
-    shown = table.map(lambda value: "not run" if np.isnan(value) else f"{value:.2f}")
+    shown = table.map(lambda value: "not tried" if np.isnan(value) else f"{value:.2f}")
     columns = [f"{name}, validation (%)" for name in shown]
     return shown.set_axis(columns, axis=1).rename_axis(columns=None, index="L1 at 2x, retrained for").reset_index()
 
@@ -125,20 +128,22 @@ def lead_figure(grid: pd.DataFrame) -> plt.Figure:
     places = measured(grid)
     rows = [arm for arm in ARMS if arm != "ThiNet"]
     fig, ax = plt.subplots(figsize=(WIDTH, 4.4))
-    spans, looks = [], zip(plots.MARKERS, plots.COLOURS, strict=True)
+    leads, looks = [], zip(plots.MARKERS, plots.COLOURS, strict=True)  # over other choices: low, high
     for number, ((network, rate), (marker, colour)) in enumerate(zip(places, looks, strict=False)):
         table = tables.retrained(grid, network, rate)
         label = f"{network}, {rate}x fewer MACs"
         for arm in (name for name in rows if name in table):
             mean, low, high = evidence.interval(table["ThiNet"] - table[arm])
-            spans += [mean] if arm in CHOICES else []
+            leads += [(low, high)] if arm in CHOICES else []
             height = rows.index(arm) + 0.22 * (number - (len(places) - 1) / 2)
             ax.errorbar(mean, height, xerr=[[mean - low], [high - mean]], fmt=marker, color=colour, capsize=3, label=label)
             label = None
     ax.axvline(0, color=INK, linewidth=1)
     ax.set_yticks(range(len(rows)), rows)
     ax.invert_yaxis()
-    ax.set(title=f"Retrained, ThiNet is within {max(map(abs, spans)):.1f} points of every other choice",
+    better, worse = sum(low > 0 for low, _ in leads), sum(high < 0 for _, high in leads)
+    title = f"Retrained, ThiNet is clearly ahead of {better} and behind {worse} of {len(leads)} other choices"
+    ax.set(title=title if better or worse else "Retrained, no choice is clearly better or worse than ThiNet",
            xlabel="ThiNet ahead by (points of test accuracy)")  # fmt: skip
     fig.legend(loc="outside lower center")
     return fig
@@ -147,45 +152,51 @@ def lead_figure(grid: pd.DataFrame) -> plt.Figure:
 def random_lead(grid: pd.DataFrame) -> str:
     """Return by how many points ThiNet is ahead of random choice after retraining, on vgg-small at half the MACs."""
     table = tables.retrained(grid, *FAIR[0])
-    return (
-        f"{with_interval(table['ThiNet'] - table['random'], '{:+.2f}')} points" if {"ThiNet", "random"} <= set(table) else MISSING
-    )
+    here = {"ThiNet", "random"} <= set(table)
+    return f"{with_interval(table['ThiNet'] - table['random'], '{:+.2f}')} points" if here else MISSING
 
 
-def papers_criteria() -> pd.DataFrame:
-    """Return the paper's comparison of criteria, top-1 in percent after fine-tuning."""
-    columns = [f"{left} %" for left in tables.LEFT]
-    cited = pd.DataFrame.from_dict(tables.PAPER_CRITERIA, orient="index", columns=columns).map("{:.1f}".format)
-    return cited.rename_axis("CUB-200†, top-1 (%) with FLOPs left").reset_index()
+def schedule_table(grid: pd.DataFrame) -> pd.DataFrame:
+    """Return what ThiNet loses at a quarter of the MACs: in one cut, with and without factors, and by the paper's schedule.
 
-
-def own_schedule(grid: pd.DataFrame) -> str:
-    """Return what the paper's own schedule gives, beside one cut with the same epochs, in a sentence."""
-    own = tables.own_schedule(grid)
-    about = "ThiNet layer by layer (an epoch at 0.001 after each layer, longer at the end), vgg-small"
-    if own.empty:
-        return f"{about}: {MISSING}."
-    rate, epochs = float(own.rate.iloc[0]), own.epochs.iloc[0]
-    lost = (own.baseline - own.accuracy).groupby(own.seed).mean()
-    last = f"{epochs - len(own.widths.iloc[0]):g} of them at the end"
-    sentence = f"{about} at {rate:g}x fewer MACs, {epochs:g} epochs, {last}: {with_interval(lost, '{:+.2f}')} points lost"
-    at_once = tables.retrained(grid, "vgg-small", rate)
-    if at_once.empty:
-        return f"{sentence}; one cut with as many epochs: {MISSING}."
-    lost = (at_once["trained network"] - at_once["ThiNet"]).loc[lambda losses: losses.index.isin(own.seed)]
-    return f"{sentence}; one cut by ThiNet with as many epochs: {with_interval(lost, '{:+.2f}')}."
+    Empty where none of the three was measured. A difference to one cut is over the networks that both arms have.
+    """
+    network, rate = FAIR[2]
+    here = grid[(grid.network == network) & (grid.rate == rate)]
+    # one for each trained network, as in notebook 08: CPU and GPU round differently
+    here = here.assign(baseline=here.seed.map(grid[grid.network == network].groupby("seed").baseline.median()))
+    once, layerwise = here[here.kind == "sums"], tables.own_schedule(here)
+    arms = {f"{name}, one cut": once[once.method == name].set_index("seed") for name in ("ThiNet", "ThiNet, not rescaled")}
+    arms["ThiNet, layer by layer"] = layerwise.set_index("seed")
+    epochs = ", ".join(f"{number:g}" for number in sorted({*once.epochs, *layerwise.epochs}))
+    at_once, lines = next(iter(arms.values())), []
+    for name, own in arms.items():
+        lost = [own.baseline - accuracy.astype(float) for accuracy in (own.removed, own.accuracy)]
+        ahead = (own.accuracy - at_once.accuracy).dropna() if own is not at_once else ()
+        cells = (with_interval(values, form) if len(values) else "-" for values, form in zip((*lost, ahead), LOST, strict=True))
+        lines += [[name, len(own), *cells]] if len(own) else [[name, 0, MISSING, "-", "-"]]
+    lines[-1][2] += " after the worst cut" if len(layerwise) else ""  # its rows have the lowest accuracy after any cut
+    columns = ["networks", "points lost, just cut", "points lost, retrained", "ahead of ThiNet in one cut (points)"]
+    table = pd.DataFrame(lines, columns=[f"{network}, {rate}x fewer MACs, {epochs} epochs", *columns])
+    return table if table.networks.any() else table[:0]
 
 
 def tuning_table(found: pd.DataFrame) -> pd.DataFrame:
-    """Return what one epoch changes at each rate, of a network that lost half of a layer and of the whole one."""
+    """Return what one epoch changes at each rate, of a network that lost half of a layer and of the whole one.
+
+    The last column has the paired differences to the rate that falls to zero, from the same start.
+    """
     table, lines = tables.tuning(found), []
+    falling = next((lr, schedule) for _, lr, schedule in runs.TUNING if schedule != "constant")
     for start, lr, schedule in runs.TUNING:
         here = table.loc[start, lr, schedule]
         rate = f"{lr:g}, {'constant' if schedule == 'constant' else 'falls to zero'}"
         ends = (f"{accuracy.mean():.1f}" for accuracy in (here.before, here.before + here.test))
-        lines.append((start, rate, *ends, with_interval(here.test, "{:+.1f}"), len(here)))
-    columns = ["what is trained", "learning rate", "accuracy before (%)", "after (%)", "change, test (points)", "networks"]
-    return pd.DataFrame(lines, columns=columns)
+        rival = start == runs.HALVED and (lr, schedule) != falling
+        ahead = with_interval(table.test.loc[start, *falling] - here.test, "{:+.1f}") if rival else "-"
+        lines.append((start, rate, *ends, with_interval(here.test, "{:+.1f}"), ahead))
+    columns = ["what is trained", "learning rate", "accuracy before (%)", "after (%)", "change, test (points)"]
+    return pd.DataFrame(lines, columns=[*columns, f"falling {falling[0]:g} ahead (points)"])
 
 
 def whole_at_high_rate(found: pd.DataFrame) -> str:
@@ -197,7 +208,7 @@ def greed_figure(found: pd.DataFrame) -> plt.Figure:
     """Draw the mean loss of each greedy choice over the least possible: a dot per trained network, for every layer."""
     table = tables.greed(found)
     networks = _plain_first(table)
-    fig, axes = plt.subplots(len(networks), 1, figsize=(WIDTH, 1.2 + 2.3 * len(networks)), squeeze=False, sharey=True)
+    fig, axes = plt.subplots(len(networks), 1, figsize=(WIDTH, 1.5 + 2.3 * len(networks)), squeeze=False, sharey=True)
     for ax, network in zip(axes[:, 0], networks, strict=True):
         here = table.loc[network]
         layers = list(dict.fromkeys(here.index.get_level_values("layer")))
@@ -211,7 +222,7 @@ def greed_figure(found: pd.DataFrame) -> plt.Figure:
         ax.set_xticks(range(len(layers)), names)
         where = "stage.block, its first layer" if network.startswith("resnet") else ""
         ax.set(title=network, ylabel="loss / least loss", xlabel=where)
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, title="a dot per network")
     title = f"Greedy removal loses {100 * (table.removed.mean() - 1):.1f} % more than the best set, on average"
     fig.suptitle(title, x=0.01, ha="left")
     return fig
@@ -235,7 +246,7 @@ def samples_figure(found: pd.DataFrame) -> plt.Figure:
     networks = _plain_first(table)
     layers = {network: table[network].index.unique("layer") for network in networks}
     drawn = [(network, names[len(names) // 2]) for network, names in layers.items()]
-    fig, axes = plt.subplots(len(networks), 1, figsize=(WIDTH, 1.2 + 2.5 * len(networks)), squeeze=False, sharex=True)
+    fig, axes = plt.subplots(len(networks), 1, figsize=(WIDTH, 1.6 + 2.6 * len(networks)), squeeze=False, sharex=True)
     for ax, (network, layer) in zip(axes[:, 0], drawn, strict=True):
         for positions, marker, colour in zip(runs.POSITIONS, plots.MARKERS, plots.COLOURS, strict=False):
             here = 100 * table.loc[network, layer, positions].unstack("seed")
@@ -249,39 +260,41 @@ def samples_figure(found: pd.DataFrame) -> plt.Figure:
         ax.set_yticks(ticks, ticks)
         ax.minorticks_off()
     axes[-1, 0].set_xlabel("images per class (log scale)")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center")
+    title = "bands: lowest to highest of the trained networks"
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", title=title)
     few, many = (
         100 * table.xs(10, level="positions").xs(n, level="images").groupby(["network", "layer"]).mean() for n in (10, 100)
     )
-    most = max((few - many).loc[at] for at in drawn)
-    fig.suptitle(f"At 10 positions each, ten times the images save at most {most:.0f} points", x=0.01, ha="left")
+    saved = sorted((few - many).loc[at] for at in drawn)
+    title = f"At 10 positions, 100 images per class save {saved[0]:.0f} to {saved[-1]:.0f} points over 10"
+    fig.suptitle(title, x=0.01, ha="left")
     return fig
 
 
 def samples_table(found: pd.DataFrame) -> pd.DataFrame:
-    """Return what a choice from 1,000 samples loses, made up in three ways, and from the most, a line per layer."""
+    """Return what a choice from 1,000 samples loses, made up in three ways, and from the most, a line per layer.
+
+    The losses of the best and the worst network stand in brackets: an interval of three could begin below zero.
+    """
     table, lines = 100 * tables.samples(found), []
     numbers = ((100, 1), (10, 10), (1, 100), (100, 100))
     for network, layer in ((name, layer) for name in _plain_first(table) for layer in table[name].index.unique("layer")):
         here = [table.loc[network, layer, positions, images] for images, positions in numbers]
-        lines.append((f"{network}, {layer}", *(with_interval(losses, "{:.1f}") for losses in here)))
+        lines.append([f"{network}, {layer}", *(f"{lost.mean():.1f} ({lost.min():.1f} to {lost.max():.1f})" for lost in here)])
     columns = [f"{10 * images:,} images x {positions}" for images, positions in numbers]
-    return pd.DataFrame(lines, columns=["output lost (%), half of", *columns])
+    return pd.DataFrame(lines, columns=["output lost (%), mean and range, half of", *columns])
 
 
 def images_table(found: pd.DataFrame) -> pd.DataFrame:
     """Return the accuracy of whole networks before retraining, by the images per class that chose."""
     accuracies = tables.by_images(found)
     gains = accuracies - accuracies.loc[10]
-    lines = [
-        (
-            f"{int(count)}",
-            with_interval(values, "{:.1f}"),
-            "-" if count == 10 else with_interval(gains.loc[count], "{:+.1f}"),
-        )
-        for count, values in accuracies.iterrows()
-    ]
-    return pd.DataFrame(lines, columns=["images per class", "accuracy (%), not retrained", "against 10 per class (points)"])
+    lines = []
+    for count, values in accuracies.iterrows():
+        gain = "-" if count == 10 else with_interval(gains.loc[count], "{:+.1f}")
+        lines.append((f"{int(count)}", with_interval(values, "{:.1f}"), gain))
+    first = f"images per class (vgg-small, {runs.HALF:.0%} of its filters)"
+    return pd.DataFrame(lines, columns=[first, "accuracy (%), not retrained", "against 10 per class (points)"])
 
 
 def _plain_first(table: pd.DataFrame | pd.Series) -> list[str]:

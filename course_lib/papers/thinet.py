@@ -109,7 +109,7 @@ def _sampled_products(
 
 
 def greedy_removal(contributions: Tensor, remove: int) -> Tensor:
-    """Return the channels to remove, each time the one that leaves the smallest sum of all removed, squared (algorithm 1).
+    """Return the channels to remove, in order: each step keeps the squared sum of all that are removed smallest (algorithm 1).
 
     With the Gram matrix G of the contributions, removing channel j as well adds G_jj + 2 sum_{t in T} G_tj. So each step adds
     one row of G to the running costs, and no step looks at the samples again.

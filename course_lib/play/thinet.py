@@ -22,7 +22,6 @@ from course_lib.surgery.keeping import strongest
 from course_lib.surgery.readers import fold_scales, layers_with_one_reader
 from course_lib.training import evaluate
 
-LEAST = 1e-2  # percent of the output's energy: the lower end of the axis
 PLACE = (0.15, 0.27, 0.82, 0.62)
 
 
@@ -100,6 +99,8 @@ def energies(contributions: Tensor) -> np.ndarray:
 def draw(energy: Mapping[str, np.ndarray], now: Measured, before: Measured | None) -> plt.Figure:
     """Draw each channel's contribution to the next layer, removed ones in vermilion; the choice before as a strip below.
 
+    The axes depend on the layer alone, so that bars can be compared from setting to setting.
+
     Args:
         energy: layer -> `energies`.
         now: of this setting.
@@ -109,18 +110,18 @@ def draw(energy: Mapping[str, np.ndarray], now: Measured, before: Measured | Non
     order = energy[layer].argsort()[::-1]
     heights, edges = energy[layer][order], np.linspace(0, 100, len(order) + 1)
     fig, ax = canvas(3.0, PLACE)
-    strip = np.full(len(order), LEAST / 1.5)
-    for found, bottom, tops, look in ((now, LEAST, heights, {}), (before, LEAST / 4, strip, dict(alpha=0.4))):
-        if found and found.detail["layer"] == layer:
+    top, told = 1.3 * heights[0], before if before and before.detail["layer"] == layer else None
+    strip = np.full(len(order), -0.04 * top)
+    for found, bottom, tops, look in ((now, 0.0, heights, {}), (told, -0.12 * top, strip, dict(alpha=0.4))):
+        if found:
             stays = np.isin(order, found.detail["kept"])
             for part, colour, name in ((stays, BLUE, "kept"), (~stays, VERMILION, "removed")):
                 drawn = ax.stairs(np.where(part, tops, bottom), edges, baseline=bottom, fill=True, color=colour, **look)
                 drawn.set_label(name if found is now else None)
-    ax.set(yscale="log", ylim=(LEAST / 5, 100), xlim=(0, 100), ylabel="energy (%)")
-    ax.set_yticks([0.01, 0.1, 1, 10], ["0.01", "0.1", "1", "10"])
-    ax.set_title(f"{layer}: contributions to the next layer")
-    ax.minorticks_off()
-    ax.set_xlabel("channels, largest contribution first (%)\n(strip: the choice before)")
+    ax.set(ylim=(-0.16 * top, top), xlim=(0, 100), ylabel="energy (% of output)")
+    removed = abs(energy[layer].sum() - energy[layer][now.detail["kept"]].sum())  # abs: rounding must not make it -0
+    ax.set_title(f"The removed bars add up to {removed:.0f} %")
+    ax.set_xlabel("channels, largest contribution first (%)" + ("\n(strip: the choice before)" if told else ""))
     ax.legend(loc="upper right", ncols=2)
     return fig
 

@@ -23,6 +23,9 @@ def rescale_gently(contributions, targets, strength):
     n = contributions.shape[1]
     rows = torch.cat([contributions.double(), strength**0.5 * torch.eye(n, dtype=torch.float64)])
     return torch.linalg.lstsq(rows, torch.cat([targets.double(), torch.full((n,), strength**0.5).double()])).solution
+
+
+my_strength = 1.0
 """,
     ),
     "3: another setting": (3, "my_keep = dict(conv1=20, conv2=22, conv3=44, conv4=50, conv5=128, conv6=40)"),
@@ -66,6 +69,9 @@ def best_swap(contributions, removed):
 def rescale_gently(contributions, targets, strength):
     x, y = contributions.double(), targets.double()
     return torch.linalg.solve(x.T @ x + strength * torch.eye(x.shape[1], dtype=torch.float64), x.T @ y)
+
+
+my_strength = 1.0
 """,
     ),
     "2: mean instead of sum": (
@@ -75,6 +81,9 @@ def rescale_gently(contributions, targets, strength):
     x, y = contributions.double(), targets.double()
     gram = x.T @ x / len(x) + strength * torch.eye(x.shape[1], dtype=torch.float64)
     return 1 + torch.linalg.solve(gram, x.T @ (y - x.sum(1)) / len(x))
+
+
+my_strength = 1.0
 """,
     ),
     "2: halfway between": (
@@ -83,6 +92,21 @@ def rescale_gently(contributions, targets, strength):
 def rescale_gently(contributions, targets, strength):
     x, y = contributions.double(), targets.double()
     return (torch.linalg.lstsq(x, y[:, None]).solution[:, 0] + strength) / (1 + strength)
+
+
+my_strength = 1.0
+""",
+    ),
+    "2: the factors are hardly trusted less": (
+        2,
+        """
+def rescale_gently(contributions, targets, strength):
+    x, y = contributions.double(), targets.double()
+    gram = x.T @ x + strength * torch.eye(x.shape[1], dtype=torch.float64)
+    return 1 + torch.linalg.solve(gram, x.T @ (y - x.sum(1)))
+
+
+my_strength = 0.001
 """,
     ),
     "3: too many operations": (3, "my_keep = dict(conv1=30, conv2=30, conv3=60, conv4=60, conv5=120, conv6=120)"),

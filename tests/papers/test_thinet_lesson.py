@@ -98,19 +98,41 @@ def test_what_was_not_measured_is_told_as_missing(capsys):
         False,
         False,
     ]
-    assert thinet_rows.own_schedule(grid).endswith(f"vgg-small: {tables.MISSING}.")
+    assert thinet_rows.schedule_table(grid).empty, "4x is not measured in these rows"
     assert thinet_rows.measured(grid) == [("vgg-small", 2), ("resnet-20", 2)]
     assert thinet_rows.random_lead(grid[grid.method != "random"]) == tables.MISSING
 
 
+def quarter(grid: pd.DataFrame, method: str, loss: float, seeds: int = NETWORKS, **more) -> pd.DataFrame:
+    """Rows of vgg-small at 4x that lose as many points."""
+    arm = grid[(grid.method == "ThiNet") & (grid.network == "vgg-small") & (grid.rate == 2) & (grid.seed < seeds)]
+    widths = [dict.fromkeys("abcdef", 1)] * len(arm)
+    return arm.assign(method=method, rate=4, accuracy=arm.baseline - loss, removed=arm.baseline - 60, widths=widths, **more)
+
+
 def test_the_papers_schedule_stands_beside_one_cut_of_the_same_networks():
+    """The networks differ by more than the arms: a difference of unpaired networks would not be 0.5 points."""
     grid = made_up_comparison()
-    own = grid[(grid.method == "ThiNet") & (grid.network == "vgg-small") & (grid.seed < 2)]
-    widths = [dict.fromkeys("abcdef", 1)] * len(own)
-    own = own.assign(kind="schedule", method="ThiNet, layer by layer", accuracy=own.baseline - 0.5, widths=widths)
-    sentence = thinet_rows.own_schedule(pd.concat([grid, own]))
-    assert "20 epochs, 14 of them at the end: +0.50 (+0.50 to +0.50) points lost" in sentence
-    assert sentence.endswith("one cut by ThiNet with as many epochs: +1.50 (+1.50 to +1.50).")
+    grid = pd.concat([grid, quarter(grid, "ThiNet", 4.0), quarter(grid, "ThiNet, not rescaled", 4.5)])
+    by_layer = quarter(grid, "ThiNet, layer by layer", 3.5, seeds=2, kind="schedule")
+    in_rounds = quarter(grid, "APoZ, in rounds", 9.0, kind="schedule")
+    table = thinet_rows.schedule_table(pd.concat([grid, by_layer, in_rounds]).sample(frac=1, random_state=0))
+    cut = "60.0 (60.0 to 60.0)"
+    assert table.columns[0] == "vgg-small, 4x fewer MACs, 20 epochs"
+    assert table.to_numpy().tolist() == [
+        ["ThiNet, one cut", 3, cut, "+4.00 (+4.00 to +4.00)", "-"],
+        ["ThiNet, not rescaled, one cut", 3, cut, "+4.50 (+4.50 to +4.50)", "-0.50 (-0.50 to -0.50)"],
+        ["ThiNet, layer by layer", 2, f"{cut} after the worst cut", "+3.50 (+3.50 to +3.50)", "+0.50 (+0.50 to +0.50)"],
+    ]
+
+
+def test_an_arm_of_the_papers_schedule_without_rows_is_told_as_missing():
+    grid = made_up_comparison()
+    by_layer = quarter(grid, "ThiNet, layer by layer", 3.5, seeds=1, kind="schedule")
+    table = thinet_rows.schedule_table(pd.concat([grid, by_layer]))
+    assert table.networks.tolist() == [0, 0, 1]
+    assert table["points lost, just cut"].tolist() == [tables.MISSING] * 2 + ["60.0 (one network) after the worst cut"]
+    assert table["ahead of ThiNet in one cut (points)"].tolist() == ["-", "-", "-"], "no cut to compare with"
 
 
 def test_head_to_head_pairs_networks():
@@ -122,9 +144,13 @@ def test_head_to_head_pairs_networks():
         ahead = {arm: with_interval([LOSSES[arm] - LOSSES["ThiNet"]] * NETWORKS, "{:+.2f}") for arm in table.index[1:-1]}
         assert table["ThiNet ahead (points)"].to_dict() == {"ThiNet": "-"} | ahead | {"the whole network": "-"}
     (ax,) = thinet_rows.lead_figure(grid).axes
-    assert ax.get_title(loc="left") == "Retrained, ThiNet is within 0.5 points of every other choice", (
-        "scratch and dense are no choices"
-    )
+    leads = [LOSSES[arm] - LOSSES["ThiNet"] for arm in thinet_rows.CHOICES if arm in LOSSES] * len(thinet_rows.measured(grid))
+    clear = sum(lead > 0 for lead in leads), sum(lead < 0 for lead in leads), len(leads)
+    title = "Retrained, ThiNet is clearly ahead of {} and behind {} of {} other choices".format(*clear)
+    assert ax.get_title(loc="left") == title, "scratch and dense are no choices"
+    level = grid.accuracy + 0.5 * (1 - grid.seed) * (grid.method == "ThiNet") - 0.2 * (grid.method == "L1")
+    (ax,) = thinet_rows.lead_figure(grid.assign(accuracy=level)[~grid.method.isin(["APoZ"])]).axes
+    assert ax.get_title(loc="left") == "Retrained, no choice is clearly better or worse than ThiNet", "intervals reach over 0"
 
 
 def test_tables_and_figures_of_made_up_rows(monkeypatch):
@@ -135,10 +161,13 @@ def test_tables_and_figures_of_made_up_rows(monkeypatch):
     assert len(lines) == 36 and set(lines.networks) == {NETWORKS}
     tuned = thinet_rows.tuning_table(found)
     changes = [with_interval([-100 * lr] * 3, "{:+.1f}") for _, lr, _ in runs.TUNING]
-    assert tuned["change, test (points)"].tolist() == changes and set(tuned.networks) == {NETWORKS}
+    assert tuned["change, test (points)"].tolist() == changes
+    ahead = ["+0.0 (+0.0 to +0.0)", "-1.7 (-1.7 to -1.7)", "-1.9 (-1.9 to -1.9)", "-", "-"]
+    assert tuned["falling 0.02 ahead (points)"].tolist() == ahead, "the control starts elsewhere"
+    assert thinet_rows.samples_table(found).iloc[0, 1] == f"{10 + 100 / 100:.1f} (11.0 to 11.0)"
     assert thinet_rows.leads(found)["rescaling gains (points)"].tolist() == ["+5.0 (+5.0 to +5.0)"] * 6
     assert thinet_rows.images_table(found)["against 10 per class (points)"].tolist()[1:] == ["-", "+0.9 (+0.9 to +0.9)"]
-    assert len(thinet_rows.greed_table(found)) == 8 and thinet_rows.second(found) == "L1"
+    assert len(thinet_rows.greed_table(found)) == 8 and thinet_rows.second(found) == "L1, 77.0 % (APoZ 72.0 %, random 67.0 %)"
     for draw in (thinet_rows.criteria_figure, thinet_rows.greed_figure, thinet_rows.samples_figure):
         fig = draw(found)
         assert fig.get_suptitle() and all(ax.get_title(loc="left") for ax in fig.axes[:2])
