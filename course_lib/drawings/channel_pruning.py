@@ -81,7 +81,8 @@ def blocks_drawing() -> plt.Figure:
         for left, rows, columns, name in ((4.3, 5, 4, "X"), (8.4, 4, 2, "W"), (12.2, 5, 2, "Z")):
             lift = 0.28 if rows == 4 else 0.0
             grid = shapes.cells(ax, (left, foot + lift), [[colour] * columns] * rows, size=0.56)
-            shapes.write(ax, (left - 0.6, grid.left_side[1]), f"{name}{channel}")
+            label = f"{name}{channel}" + ("ᵀ" if name == "W" else "")  # W_i is n x p
+            shapes.write(ax, (left - 0.6 - 0.1 * (name == "W"), grid.left_side[1]), label)
         shapes.write(ax, (10.5, foot + 1.4), "=")
         end = (total.left, total.left_side[1] + 0.7 * (2 - channel))
         shapes.arrow(ax, (13.4, foot + 1.4), end, colour=INK if colour else VERMILION)

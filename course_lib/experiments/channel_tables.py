@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from course_lib.evidence import interval
-from course_lib.experiments import runner
+from course_lib.experiments import points_lost, runner
 from course_lib.experiments.channel_choices import LARGEST, LASSO, METHODS
 from course_lib.experiments.rows import lost
 
@@ -26,7 +26,8 @@ def compared(scale: str) -> pd.DataFrame:
         found = runner.recorded("comparison")
     except FileNotFoundError:
         return pd.DataFrame()
-    return found[(found.scale == scale) & found.kind.isin(("filters", "channels", "sums", "dense", "scratch"))]
+    chosen = found[(found.scale == scale) & found.kind.isin(("filters", "channels", "sums", "dense", "scratch"))]
+    return points_lost.with_one_baseline(chosen)
 
 
 def accuracies(fair: pd.DataFrame, network: str, rate: float, column: str = "accuracy") -> pd.DataFrame:

@@ -24,9 +24,16 @@ def arms(found: pd.DataFrame) -> pd.DataFrame:
     whole = found[(found.kind == "dense") & (found.counted == "MACs")].drop(columns="rate")
     whole = whole.merge(lines[["network", "rate"]].drop_duplicates(), on="network")
     lines = pd.concat([lines, whole], ignore_index=True)
-    # one for each trained network: CPU and GPU round differently, and arms that ran on one would else gain on the others
-    lines = lines.assign(baseline=lines.groupby(["network", "seed"]).baseline.transform("median"))
+    lines = with_one_baseline(lines)
     return lines.assign(lost=lines.baseline - lines.accuracy, lost_at_once=lines.baseline - lines.removed.astype(float))
+
+
+def with_one_baseline(found: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with one baseline for each trained network, the median of its rows.
+
+    CPU and GPU round differently, so that an arm that ran on one would else gain on the others by its network's baseline.
+    """
+    return found.assign(baseline=found.groupby(["network", "seed"]).baseline.transform("median"))
 
 
 def files(found: pd.DataFrame) -> pd.DataFrame:

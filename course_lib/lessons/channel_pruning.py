@@ -37,7 +37,7 @@ def reveal_points(guesses: Mapping[str, Any], table: pd.DataFrame, lines: Sequen
 def heart() -> Markdown:
     """Return the loop of `paper.prune` as it stands in its source."""
     source = textwrap.dedent(inspect.getsource(paper.prune))
-    start, end = source.index("    for reader, (name"), source.index("        trained = (layer.weight")
+    start, end = source.index("    for reader, (name"), source.index("        row = dict(")
     return Markdown(f"`course_lib/papers/channel_pruning.py`, in `prune`\n```python\n{textwrap.dedent(source[start:end])}```")
 
 
@@ -58,18 +58,17 @@ def path_figure(weight: Tensor, layer: choices.Layer, name: str, keep: int, keep
         keeps: numbers of channels of the second picture.
     """
     errors = _errors(weight, layer, keeps)
-    at = keeps.index(keep)
+    before, after = (errors[way][keeps.index(keep)] for way in (SHRUNKEN, LASSO))
+    title = f"With {keep} of {name}'s channels the refit cuts the error from {before:.0f} to {after:.0f} %"
     fig, (path, curves) = plt.subplots(2, 1, figsize=(WIDTH, 6.4))
     _draw_path(path, weight, layer.seen, keep)
-    for (way, curve), marker in zip(errors.items(), plots.MARKERS, strict=False):
-        curves.plot(keeps, curve, marker=marker, markersize=4.5, label=way)
+    curves.plot(keeps, errors.pop(SHRUNKEN), "--", color=BLUE, label=SHRUNKEN)
+    for (way, curve), marker, colour in zip(errors.items(), plots.MARKERS, plots.COLOURS, strict=False):  # as in figure 4
+        size = 8 if way == LASSO else 4.5  # it shows where another curve covers it
+        curves.plot(keeps, curve, marker=marker, markersize=size, color=colour, label=way)
     curves.set(xlabel=f"channels kept, of {len(layer.strongest)}", ylabel="error, new images (%)", ylim=(0, None))
     fig.legend(*curves.get_legend_handles_labels(), loc="outside lower center")
-    fig.suptitle(
-        f"With {keep} of {name}'s channels the refit cuts the error from {errors[SHRUNKEN][at]:.0f} to {errors[LASSO][at]:.0f} %",
-        x=0.01,
-        ha="left",
-    )
+    fig.suptitle(title, x=0.01, ha="left")
     return fig
 
 

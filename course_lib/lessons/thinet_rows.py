@@ -162,9 +162,7 @@ def schedule_table(grid: pd.DataFrame) -> pd.DataFrame:
     Empty where none of the three was measured. A difference to one cut is over the networks that both arms have.
     """
     network, rate = FAIR[2]
-    here = grid[(grid.network == network) & (grid.rate == rate)]
-    # one for each trained network, as in notebook 08: CPU and GPU round differently
-    here = here.assign(baseline=here.seed.map(grid[grid.network == network].groupby("seed").baseline.median()))
+    here = points_lost.with_one_baseline(grid)[(grid.network == network) & (grid.rate == rate)]
     once, layerwise = here[here.kind == "sums"], tables.own_schedule(here)
     arms = {f"{name}, one cut": once[once.method == name].set_index("seed") for name in ("ThiNet", "ThiNet, not rescaled")}
     arms["ThiNet, layer by layer"] = layerwise.set_index("seed")

@@ -116,8 +116,9 @@ def draw(paths: Mapping[str, Path], now: Measured, before: Measured | None) -> p
 def panel(model: nn.Module, layers: Mapping[str, choices.Layer]) -> Panel:
     """Return the panel for some layers of a network, as `channel_choices.layers_of` gives them."""
     paths = {name: path_of(model, name, layer) for name, layer in layers.items()}
+    start = AIMED if AIMED in layers else next(iter(layers))
     controls = {
-        "layer": ipywidgets.Dropdown(options=list(layers), description="layer"),
+        "layer": ipywidgets.Dropdown(options=list(layers), value=start, description="layer"),
         "penalty": ipywidgets.FloatSlider(0.6, min=0.0, max=1.0, step=STEP, description="penalty", continuous_update=False),
         "way": ipywidgets.Dropdown(options=WAYS, description="choose channels by"),
     }

@@ -120,7 +120,7 @@ CASES = {
     "05": Case(coded, [dict(bits=2), dict(coder="fixed"), dict(index_bits=8)]),
     "06": Case(
         lasso,
-        [dict(penalty=0.3), dict(layer="conv4"), dict(way=channel_pruning.INVERTED)],
+        [dict(penalty=0.3), dict(layer="conv3"), dict(way=channel_pruning.INVERTED)],
         "course_lib.least_squares.refit",
     ),
     "07": Case(
