@@ -26,12 +26,12 @@ from course_lib.training import evaluate
 # The paper's plans: filters pruned, and layers left whole; a residual block's first convolution has an even number
 PAPER_PLANS = {
     "VGG-16-A": ("half of conv1 and of conv8 to conv13", "all others"),
-    "ResNet-56-A": ("10 % of the first layers", "16, 20, 38, 54"),
-    "ResNet-56-B": ("60, 30, 10 % by stage", "16, 18, 20, 34, 38, 54"),
-    "ResNet-110-A": ("50 % in stage 1", "36"),
-    "ResNet-110-B": ("50, 40, 30 % by stage", "36, 38, 74"),
-    "ResNet-34-A, ImageNet": ("30, 30, 30 % in stages 1 to 3", "2, 8, 14, 16, 26, 28, 30, 32"),
-    "ResNet-34-B, ImageNet": ("50, 60, 40 % in stages 1 to 3", "2, 8, 14, 16, 26, 28, 30, 32"),
+    "ResNet-56-A": ("10 % of each block's first convolution", "16, 20, 38, 54"),
+    "ResNet-56-B": ("60, 30, 10 % of first convolutions, by stage", "16, 18, 20, 34, 38, 54"),
+    "ResNet-110-A": ("50 % of first convolutions in stage 1", "36"),
+    "ResNet-110-B": ("50, 40, 30 % of first convolutions, by stage", "36, 38, 74"),
+    "ResNet-34-A, ImageNet": ("30, 30, 30 % of first convolutions in stages 1 to 3", "2, 8, 14, 16, 26, 28, 30, 32"),
+    "ResNet-34-B, ImageNet": ("50, 60, 40 % of first convolutions in stages 1 to 3", "2, 8, 14, 16, 26, 28, 30, 32"),
     "ResNet-34-C, ImageNet": ("20 % of the sums of stage 3", "all others"),
 }
 # What `filter_plans.PAPER` does not hold: parameters saved in percent, and a plan without a counterpart here
@@ -70,11 +70,10 @@ def norms_figure(model: nn.Module, layers: Sequence[str]) -> plots.plt.Figure:
     """Draw the sorted L1 norms of each layer's filters over the layer's largest (figure 2a)."""
     norms = {layer: paper.filter_norms(model.get_submodule(layer).weight) for layer in layers}
     curves = {layer: (values / values.max()).sort(descending=True).values.tolist() for layer, values in norms.items()}
-    means = {layer: np.mean(curve) for layer, curve in curves.items()}
-    flat, steep = max(means, key=means.get), min(means, key=means.get)
+    means = [np.mean(curve) for curve in curves.values()]
     fig = plots.lines(
         {layer: np.linspace(0, 100, len(curve)) for layer, curve in curves.items()}, curves,
-        title=f"The norms of {flat} are the most alike, those of {steep} the least",
+        title=f"A layer's mean norm is {min(means):.0%} to {max(means):.0%} of its largest",
         xlabel="filters, sorted by norm (%)", ylabel="L1 norm over the layer's largest",
     )  # fmt: skip
     for line in fig.axes[0].lines:

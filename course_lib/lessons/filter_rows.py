@@ -132,6 +132,8 @@ def retrained_figure(fair: pd.DataFrame, title: str) -> plt.Figure:
     for ax, column, when in zip(axes, ("lost_at_once", "lost"), ("not retrained", "after retraining"), strict=True):
         for place, (network, rate) in enumerate(shapes):
             here = lines[(lines.network == network) & (lines.rate == rate)]
+            pairs = here.pivot_table(index="method", columns="seed", values=column).loc[["L1", "random"]]
+            ax.plot([place - 0.15, place + 0.15], pairs, color="0.7", linewidth=0.8, zorder=0)
             for shift, method, colour in ((-0.15, "L1", BLUE), (0.15, "random", VERMILION)):
                 values = here[here.method == method][column]
                 ax.scatter([place + shift] * len(values), values, s=22, color=colour, label=method if not place else None)

@@ -204,16 +204,19 @@ def test_claims_are_judged_by_rows():
     alike = papers.pop("layers with alike norms are sensitive")  # of two made-up layers, one order in two is as good
     assert alike.evidence == "undecided here" and "over 2 layers, by chance in 50.0% of orders" in alike.here
     labels = {name: claim.evidence.label for name, claim in papers.items() if claim.evidence is not None}
-    assert (
-        labels["inherited weights beat random ones"]
-        == "holds"
-        == labels["of smallest, random and largest first, largest is worst"]
-    )
+    inherited = papers["with short training, inherited weights beat random ones"]
+    assert inherited.evidence.label == "holds" == labels["of smallest, random and largest first, largest is worst"]
     assert labels["greedy beats independent where much is pruned"] == "holds"
-    assert papers["inherited weights beat random ones"].epochs == "20"
+    assert inherited.epochs == "20" and inherited.measured.startswith("L1 (50 + 20 epochs) and scratch-E (20), vgg-small")
     own = judged.own(recorded(), fair())
     assert len(own) == 5 and [claim.evidence.label for claim in own[:3]] == ["undecided here"] * 3
     assert own[0].evidence.mean == pytest.approx(-0.0333, abs=1e-3)
+    assert own[-1].evidence == "undecided here" and "over 2 blocks, by chance in 100.0% of orders" in own[-1].here
+
+
+def test_a_rank_correlation_holds_where_few_orders_reach_it_for_every_network():
+    assert judged._correlated(pd.Series([1.0, 0.9]), 6, "layers") == ("0.95 over 6 layers, by chance in 0.8% of orders", "holds")
+    assert judged._correlated(pd.Series([1.0, 0.77]), 6, "layers")[1] == "undecided here"
 
 
 def test_a_network_that_an_arm_lacks_takes_no_part():
