@@ -182,7 +182,7 @@ def test_every_figure_is_drawn(found):
 def test_a_verdict_appears_as_networks_come_in():
     frames = drawings.verdict_frames({"near": [0.1, 0.5, 0.2], "far": [2.0, 2.1, 1.9]}, 0.3)
     assert [caption for caption, _ in frames] == [
-        "1 network: undecided here", "2 networks: one is decided", "3 networks: one is decided",
+        "after network 1: undecided here", "after network 2: one is decided", "after network 3: one is decided",
     ]  # fmt: skip
     fig, ax = shapes.canvas(drawings.HEIGHT)
     frames[-1][1](ax)

@@ -41,7 +41,7 @@ def verdict_frames(pairs: Mapping[str, Sequence[float]], margin: float) -> list[
         margin: that a difference has to exceed.
     """
     networks = min(map(len, pairs.values()))
-    captions = [f"{count} network{'s' * (count > 1)}: {_labels(pairs, count, margin)}" for count in range(1, networks + 1)]
+    captions = [f"after network {number}: {_labels(pairs, number, margin)}" for number in range(1, networks + 1)]
     return [(caption, _frame(pairs, count, margin)) for count, caption in enumerate(captions, start=1)]
 
 

@@ -16,7 +16,7 @@ from course_lib.notebook import Claim, plots
 HEADLINES = (
     ("Gong 2014", "AlexNet-like", "bits of dense layers", 24.0, "at most 1 point of top-5 lost"),
     ("Han 2015", "VGG-16", "parameters", 13.0, "top-1 error 31.50 -> 31.34 %"),
-    ("Hu 2016", "VGG-16", "parameters", 2.59, "top-1 accuracy 68.36 -> 70.44 %*"),
+    ("Hu 2016", "VGG-16", "parameters", 2.59, "top-1 accuracy 68.36 -> 70.44 %†"),
     ("Li 2017", "VGG-16 on CIFAR-10", "MACs", 1.52, "error 6.75 -> 6.60 %"),
     ("Han 2016", "VGG-16", "bytes of the file", 49.0, "top-1 error 31.50 -> 31.17 %"),
     ("He 2017", "VGG-16", "MACs of convolutions", 5.0, "top-5 error + 1.7 points"),
@@ -35,12 +35,12 @@ WHEN = {"retrained": "lost", "not retrained": "lost_at_once"}
 
 
 def headlines() -> pd.DataFrame:
-    """Return the main result of each of the seven papers, as published."""
+    """Return a headline result of each of the seven papers, as published; a dagger marks what is quoted at second hand."""
     return pd.DataFrame(HEADLINES, columns=["paper", "network", "counted", "times less", "accuracy"])
 
 
 def headlines_figure() -> plt.Figure:
-    """Draw the papers' main results as bars, a colour for each thing that is counted."""
+    """Draw the headline results as bars, a colour for each thing that is counted."""
     table = headlines()
     colours = dict(zip(table.counted.unique(), plots.COLOURS, strict=False))
     fig, ax = plt.subplots(figsize=(plots.WIDTH, 3.2))
