@@ -128,11 +128,6 @@ def frames() -> list[tuple[str, Draw]]:
     ]
 
 
-def race_drawing() -> plt.Figure:
-    """Draw the steps of the race below each other."""
-    return shapes.film_strip(frames(), HEIGHT)
-
-
 def _frame(penalty: float | None, betas: Tensor) -> Draw:
     """Five lanes, each as long as the channel's beta; below them the penalty and the error."""
 

@@ -212,11 +212,6 @@ LONGER = 10  # times a step of training: the arrows
 LINE, REACH = 3.2, 16.4  # height of the line of numbers, and how wide the survivors lie; units
 
 
-def moving_centroids() -> plt.Figure:
-    """Draw k-means and the training of centroids as a film strip."""
-    return shapes.film_strip(frames(), HEIGHT)
-
-
 def frames() -> list[tuple[str, Draw]]:
     """Return the frames of moving centroids: caption, and what draws it on axes of 20 x 6.4 units."""
     run = regression()

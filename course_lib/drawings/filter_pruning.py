@@ -30,11 +30,6 @@ def frames() -> list[tuple[str, Draw]]:
     ]
 
 
-def surgery_drawing() -> plt.Figure:
-    """Draw the steps of pruning one filter below each other."""
-    return shapes.film_strip(frames(), FRAME)
-
-
 def _pair(row: str | None = BLUE, column: str | None = BLUE) -> Draw:
     """Two layers with the batch norm and the maps between; the smallest filter and what reads its map in colours of their own."""
 

@@ -78,11 +78,6 @@ def frames() -> list[tuple[str, Callable[[plt.Axes], None]]]:
     ]
 
 
-def rounds_drawing() -> plt.Figure:
-    """Draw the frames of the moving picture below each other."""
-    return shapes.film_strip(frames(), HEIGHT)
-
-
 def _threshold(shares: Sequence[float | None]) -> float:
     """Mean plus one standard deviation of the neurons that are there."""
     there = np.array([share for share in shares if share is not None])

@@ -54,11 +54,6 @@ def contributions_drawing() -> plt.Figure:
     return fig
 
 
-def greedy_drawing() -> plt.Figure:
-    """Draw the frames of greedy removal below each other."""
-    return shapes.film_strip(frames(), HEIGHT)
-
-
 def frames() -> list[tuple[str, Draw]]:
     """Return the frames of greedy removal: caption, and what draws it on axes of 20 x `HEIGHT` units."""
     gram = X.T @ X

@@ -36,11 +36,6 @@ def frames() -> list[tuple[str, Draw]]:
     ]
 
 
-def row_drawing() -> plt.Figure:
-    """Draw the steps of product quantization of one row below each other."""
-    return shapes.film_strip(frames(), FRAME)
-
-
 def _cut(ax: plt.Axes) -> None:
     whole = shapes.cells(ax, (6, 4.2), _signs(ROW.reshape(1, 8)), texts=_texts(ROW.reshape(1, 8)), name="a row of W")
     for block in range(4):

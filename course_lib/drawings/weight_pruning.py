@@ -42,11 +42,6 @@ def mask_drawing() -> plt.Figure:
     return fig
 
 
-def loop_drawing() -> plt.Figure:
-    """Draw the loop of pruning and retraining, twice around, as a film strip."""
-    return shapes.film_strip(frames(), HEIGHT)
-
-
 def frames() -> list[tuple[str, Draw]]:
     """Return the frames of the loop: caption, and what draws it on axes of 20 x `HEIGHT` units."""
     trained, marked, pruned, retrained, again, fewer, final = states((8, 14))

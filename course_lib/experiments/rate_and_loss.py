@@ -56,20 +56,6 @@ def best_rates(points: pd.DataFrame, allowed: float = 1.0) -> pd.DataFrame:
     return pd.concat(best, ignore_index=True)
 
 
-def at_rate(points: pd.DataFrame, rate: float) -> pd.DataFrame:
-    """Return for each network and method the setting that loses least on validation images among those of at least a rate."""
-    enough = points[points.rate >= rate]
-    return enough.loc[enough.groupby(["network", "method"], sort=False).lost_validation.idxmin()].reset_index(drop=True)
-
-
-def lost_at(recorded: pd.DataFrame, layers: str, rate: float) -> dict[tuple[str, str], pd.Series]:
-    """Return (network, method) -> test points that each trained network lost, by seed, at the setting of `at_rate`."""
-    chosen = at_rate(settings(recorded, layers), rate)
-    found = dict(list(lines(recorded, layers=layers).groupby(GROUP)))
-    groups = {(one.network, one.method): found[one.network, one.dataset, one.method, one.setting] for one in chosen.itertuples()}
-    return {key: group.set_index("seed").lost for key, group in groups.items()}
-
-
 def lost_by(recorded: pd.DataFrame, layers: str, method: str, setting: tuple[int, ...]) -> dict[str, pd.Series]:
     """Return network -> test points that each trained network lost, by seed, at one setting of a method."""
     found = lines(recorded, layers=layers)

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
-from matplotlib.ticker import MaxNLocator
 
 # Nearest colours to Okabe and Ito's that have a contrast of 3:1 on white and on JupyterLab's dark ground, #111, and stay apart
 # from each other for readers who see two of the three primary colours (tests/notebook/test_colours.py measures both)
@@ -93,36 +92,6 @@ def _legend_below(fig: plt.Figure, ax: plt.Axes) -> None:
     handles, labels = ax.get_legend_handles_labels()
     columns = max(1, int(WIDTH * 72 / (0.62 * TEXT * (max(map(len, labels)) + 5))))
     fig.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
-
-
-def weight_histograms(weights: Mapping[str, np.ndarray], *, title: str, width: float | None = None) -> plt.Figure:
-    """Histograms side by side on the same horizontal axis; zeros are left out (they are pruned weights)."""
-    fig, axes = plt.subplots(1, len(weights), figsize=(WIDTH, 3.2), sharex=True)
-    axes = np.atleast_1d(axes)
-    width = width or max(np.abs(w).max() for w in weights.values())
-    for ax, (name, values), colour in zip(axes, weights.items(), COLOURS, strict=False):
-        values = values[values != 0]
-        ax.hist(values, bins=121, range=(-width, width), color=colour, histtype="stepfilled")
-        ax.set(title=f"{name}: {values.size:,}", xlabel="weight")
-        ax.xaxis.set_major_locator(MaxNLocator(2))
-    axes[0].set_ylabel("number of weights")
-    fig.suptitle(title, x=0.01, ha="left")
-    return fig
-
-
-def share_histograms(
-    shares: Mapping[str, np.ndarray], *, title: str, xlabel: str, gone: Mapping[str, np.ndarray] | None = None
-) -> plt.Figure:
-    """Histograms of numbers in [0, 1] side by side; those that the bool masks `gone` name stand on top in vermilion."""
-    fig, axes = plt.subplots(1, len(shares), figsize=(WIDTH, 3.2), sharex=True)
-    for ax, (name, values) in zip(np.atleast_1d(axes), shares.items(), strict=True):
-        mask = gone[name] if gone else np.zeros(len(values), bool)
-        ax.hist([values[~mask], values[mask]], bins=25, range=(0, 1), stacked=True, color=(BLUE, VERMILION))
-        ax.axvline(values.mean(), color=INK, linewidth=1.2, linestyle="--")
-        ax.set(title=f"{name}: mean {values.mean():.0%}", xlabel=xlabel)
-    np.atleast_1d(axes)[0].set_ylabel("neurons")
-    fig.suptitle(title, x=0.01, ha="left")
-    return fig
 
 
 def matrices(

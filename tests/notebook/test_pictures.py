@@ -22,12 +22,10 @@ XML = "{http://www.w3.org/2000/svg}"
 
 def each_kind() -> dict:
     """Kind -> a figure of that kind."""
-    rng = np.random.default_rng(0)
     groups = {"weights in dense layers": {"LeNet-5": 95.0, "VGG-16": 89.0}, "MACs": {"LeNet-5": 82.0, "VGG-16": float("nan")}}
     many = {f"{name}, trained for long": {f"layer {i}": float(i) for i in range(6)} for name in "abc"}
     energy = dict.fromkeys(["integer\nadd", "float\nadd", "integer\nmultiply", "float\nmultiply", "DRAM\nread"], 640.0)
     points = {"dense": ([0.5, 2.0], [4e8, 9e8]), "convolutions": ([20.0], [1e9])}
-    share = {name: rng.uniform(size=50) for name in ("conv2", "fc1")}
     band = {"a": ([0, 1], [2, 3])}
     return {
         "lines": plots.lines([1, 2], {"a": [1, 2]}, title=TITLE, xlabel=TITLE, ylabel=TITLE, spread=band),
@@ -36,8 +34,6 @@ def each_kind() -> dict:
         "groups": plots.grouped_bars(groups, title=TITLE, ylabel="share (%)"),
         "groups that lie": plots.grouped_bars(many, title=TITLE, ylabel="share (%)"),
         "stacks": plots.stacked_bars(groups | {"MACs": {"LeNet-5": 1.0, "VGG-16": 2.0}}, title=TITLE, xlabel="kB"),
-        "weights": plots.weight_histograms({f"fc{i}": rng.normal(size=999) for i in (1, 2, 3)}, title=TITLE),
-        "shares": plots.share_histograms(share, title=TITLE, xlabel="APoZ", gone={n: s > 0.5 for n, s in share.items()}),
         "matrices": plots.matrices({"a": np.eye(3), "b": np.eye(3)}, title=TITLE, unit="u", values=True),
         "roofline": plots.roofline(1e9, 1e9, points, title=TITLE),
     }
@@ -51,7 +47,7 @@ def drawn() -> dict:
 
 
 KINDS = (
-    "lines", "bars", "bars that lie", "groups", "groups that lie", "stacks", "weights", "shares", "matrices", "roofline",
+    "lines", "bars", "bars that lie", "groups", "groups that lie", "stacks", "matrices", "roofline",
 )  # fmt: skip
 
 

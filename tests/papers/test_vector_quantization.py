@@ -413,7 +413,6 @@ def test_settings_are_chosen_on_validation_and_told_on_test():
     best = rate_and_loss.best_rates(points).iloc[0]
     assert best.setting == (4,) and best.within and best.lost == pytest.approx(1.5) and best.low < 1.5 < best.high
     assert list(rate_and_loss.frontier(points).setting) == [(16,), (4,)]
-    assert rate_and_loss.at_rate(points, 15).setting.item() == (4,)
     none = rate_and_loss.best_rates(points, allowed=0.1).iloc[0]
     assert none.setting == (16,) and not none.within
 
@@ -423,7 +422,6 @@ def test_differences_are_paired_by_network_in_any_order_of_rows():
     for frame in (found, found.sample(frac=1, random_state=0)):
         a, b = (rate_and_loss.lost_by(frame, runs.ALL, "product", (k,))["lenet-5"] for k in (4, 8))
         assert (a - b).to_list() == pytest.approx([0.5, 0.5, 0.5])
-        assert rate_and_loss.lost_at(frame, runs.ALL, 25)["lenet-5", "product"].sort_index().to_list() == pytest.approx([1, 2, 3])
     b = rate_and_loss.lost_by(found[(found.seed > 0)], runs.ALL, "product", (8,))["lenet-5"]
     with pytest.raises(ValueError, match="finite"):
         evidence.verdict(a - b)
