@@ -36,7 +36,7 @@ COURSE = $(VENV_PYTHON) -m course_lib
 PYTEST = COURSE_SCALE=smoke OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(VENV_PYTHON) -m pytest -q
 # One process per core, one thread each: more threads than cores wait for each other
 PARALLEL = -n logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder --durations 10 --durations-min 1
-NOTEBOOKS = $(if $(wildcard notebooks/*.ipynb),--nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks)
+NOTEBOOKS = $(if $(wildcard notebooks/*.ipynb),--nbval-lax --nbval-current-env --nbval-cell-timeout=240 notebooks)
 ONE = $(if $(N),--only $(N))
 
 .PHONY: lab setup test test-browser test-slow test-network run notebooks results book sample release grade similar challenge bench lint format lock clean help

@@ -31,13 +31,10 @@ LONG = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Orders scopes by length; a cell of a notebook may take longer than a test, as nbval's own limit says."""
+    """Orders scopes by length."""
     names = [item.path.stem for item in items]
     place = {name: i for i, name in enumerate(LONG)}
     items[:] = [item for _, item in sorted(zip(names, items, strict=True), key=lambda pair: place.get(pair[0], len(LONG)))]
-    for item in items:
-        if item.path.suffix == ".ipynb":
-            item.add_marker(pytest.mark.timeout(180))
 
 
 @pytest.fixture(autouse=True)

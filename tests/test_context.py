@@ -17,8 +17,6 @@ from course_lib.coding import compact, context
 from course_lib.storage import CodedTensor, CompressedNetwork, CorruptFileError
 from tests import test_setup
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 NO_GAPS = torch.zeros(0, dtype=torch.int32)
 shapes = st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 9))
 

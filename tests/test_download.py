@@ -118,7 +118,6 @@ def test_a_length_declared_too_short_is_not_believed(server: Server, path):
     assert server.asked == [("file", "bytes=2500-")]
 
 
-@pytest.mark.timeout(300)
 def test_a_length_declared_too_long_is_not_waited_for(server: Server, path, monkeypatch):
     monkeypatch.setattr(transfer, "STALL", 120)
     server.length_lie = 1_000_000
@@ -180,7 +179,6 @@ def test_a_web_page_in_place_of_the_file_leaves_no_trace(server: Server, path, p
     assert not part.exists()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("silent", [False, True], ids=["slow", "silent"])
 def test_the_deadline_holds_and_what_came_is_kept(server: Server, path, part, silent):
     if silent:
@@ -222,7 +220,6 @@ def test_an_interrupt_keeps_what_came(server: Server, path, part, monkeypatch):
     assert part.read_bytes() == WHOLE[:1_000]
 
 
-@pytest.mark.timeout(300)
 def test_a_killed_process_is_resumed(server: Server, path, part):
     server.files["file"], server.length_lie = WHOLE[:600], 3_400
     server.hold.clear()  # it sends no more, and the connection stays open
@@ -385,7 +382,6 @@ def test_where_npm_fails_http_is_tried_and_both_are_named(mnist, monkeypatch, tm
     assert not (tmp_path / "MNIST").exists()
 
 
-@pytest.mark.timeout(300)
 def test_patience_covers_all_sources(mnist, monkeypatch, tmp_path):
     npm_that(monkeypatch, tmp_path / "bin", "exec sleep 300")
     start = time.monotonic()

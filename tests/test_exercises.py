@@ -6,8 +6,6 @@ import pytest
 
 from tests import exercises
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 NOTEBOOKS = {path.stem: path.stem.partition("_")[2] for path in sorted(exercises.NOTEBOOKS.glob("*.ipynb"))}
 ANSWERS = {notebook: importlib.import_module(f"tests.answers.{word}") for notebook, word in NOTEBOOKS.items()}
 

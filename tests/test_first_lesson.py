@@ -9,8 +9,6 @@ from course_lib import data, machine, notebook
 from course_lib.lessons import why_compress_measured as measured
 from course_lib.lessons import why_compress_quoted as quoted
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 
 @pytest.fixture(scope="module")
 def layers() -> dict[str, pd.DataFrame]:

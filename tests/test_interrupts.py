@@ -23,8 +23,6 @@ from course_lib import notebook
 from course_lib.models.pretraining import CHECKPOINTS
 from tests.processes import ROOT, kill
 
-pytestmark = pytest.mark.timeout(300)
-
 # 64 images: one step of SGD an epoch
 PRELUDE = """
 import dataclasses, itertools, json, os, signal, sys, time

@@ -11,8 +11,6 @@ from torch import nn
 
 from course_lib import machine, models
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 META = torch.device("meta")
 
 

@@ -12,8 +12,6 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from course_lib.commands import execute
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 COMMITTED = sorted(execute.NOTEBOOKS.glob("*.ipynb"))
 
 

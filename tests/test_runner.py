@@ -18,8 +18,6 @@ from course_lib import cluster
 from course_lib.experiments import row_files, runner
 from tests.processes import ROOT, dask_cluster, kill, wait_until
 
-pytestmark = pytest.mark.timeout(300)  # workers are processes that import torch
-
 RUN = """
 from pathlib import Path
 from course_lib.experiments.runner import run_grid

@@ -137,7 +137,6 @@ def set_up(tree: Path, *settings: str, python: str = "./python") -> tuple[subpro
     return done, len((tree / "log").read_text().splitlines())
 
 
-@pytest.mark.timeout(300)
 def test_set_up_is_done_once_and_again_where_something_changed(tree):
     done, commands = set_up(tree)
     assert done.returncode == 0, done.stderr
@@ -154,7 +153,6 @@ def test_set_up_is_done_once_and_again_where_something_changed(tree):
     assert "--require-hashes --compile-bytecode" in (moved / "log").read_text()
 
 
-@pytest.mark.timeout(300)
 def test_an_interrupted_set_up_is_taken_up_again(tree):
     (tree / "broken").touch()
     assert set_up(tree)[0].returncode != 0
@@ -165,7 +163,6 @@ def test_an_interrupted_set_up_is_taken_up_again(tree):
     assert commands == 2
 
 
-@pytest.mark.timeout(300)
 def test_a_small_torch_comes_from_its_own_index_and_is_remembered(tree):
     done, commands = set_up(tree, "TORCH=cpu")
     assert (done.returncode, commands) == (0, 6), done.stderr
@@ -191,7 +188,6 @@ def test_what_a_small_torch_does_without_is_what_the_lock_has_for_cuda(tree):
     assert left_out == cuda and len(cuda) > 15 and "torch-pruning" not in cuda
 
 
-@pytest.mark.timeout(300)
 def test_where_the_index_of_torch_does_not_answer_the_way_on_is_told(tree):
     (tree / "offline").touch()
     done, _ = set_up(tree, "TORCH=cpu")
@@ -200,7 +196,6 @@ def test_where_the_index_of_torch_does_not_answer_the_way_on_is_told(tree):
     assert (done.returncode, commands) == (0, 2) and "--excludes" not in (tree / "log").read_text()
 
 
-@pytest.mark.timeout(300)
 def test_an_unknown_torch_and_one_too_late_are_told(tree):
     assert "TORCH is rocm; it can be cpu" in set_up(tree, "TORCH=rocm")[0].stderr
     assert set_up(tree)[0].returncode == 0
@@ -219,7 +214,6 @@ def test_the_lock_without_cuda_resolves(tree, tmp_path):
     assert "+ torch-pruning==" in done.stderr and not re.search(r"\+ (torch|torchvision|triton|nvidia\S*)==", done.stderr)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("python", "message"),
     [

@@ -15,8 +15,6 @@ from torch import nn
 from course_lib import models, surgery
 from course_lib.storage import networks
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 
 def with_statistics(name: str) -> nn.Module:
     """A network, ours or torchvision's, whose batch norms have something to say, in float64 and evaluation mode."""

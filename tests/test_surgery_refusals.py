@@ -16,8 +16,6 @@ from course_lib.surgery import dead_neurons, readers
 from course_lib.surgery.inputs import kept_inputs
 from course_lib.surgery.silent_neurons import remove_silent_neurons
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 IMAGES = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
@@ -368,7 +366,6 @@ def test_the_layers_that_papers_list_are_narrowed(name):
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name == "vit_b_16" else name for name in TORCHVISION]
 )
-@pytest.mark.timeout(100)
 def test_torchvisions_networks_are_narrowed_or_refused_by_name(name):
     model, example = small(name)
     for layer, words in TORCHVISION[name].items():

@@ -296,7 +296,6 @@ def killed_after_an_epoch(command: list[str], environment: dict[str, str]) -> No
     assert process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.timeout(300)
 def test_a_killed_run_resumes_bit_identical(tmp_path):
     """A real process is killed (SIGKILL) after its second stored epoch; another one finishes."""
 

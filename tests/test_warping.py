@@ -8,8 +8,6 @@ import torch
 from course_lib.data import warping
 from course_lib.data.warping import warped
 
-pytestmark = pytest.mark.timeout(240)  # an import of torch takes long on a busy machine
-
 AMOUNTS = ("DEGREES", "SCALE", "SHEAR", "PIXELS")
 
 

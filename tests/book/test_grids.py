@@ -21,8 +21,6 @@ from course_lib.notebook.panels import Panel
 from course_lib.notebook.plots import BLUE
 from course_lib.notebook.tries import Axis, Goal, Measured, Memory, canvas
 
-pytestmark = pytest.mark.timeout(300)  # some draw twenty pictures
-
 PLACES = ((0.1, 0.6, 0.8, 0.3), (0.1, 0.1, 0.8, 0.3))
 
 

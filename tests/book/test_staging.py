@@ -80,7 +80,6 @@ def test_each_module_has_a_stub_and_packages_list_theirs(stage):
     )
 
 
-@pytest.mark.timeout(240)  # imports what panels stand on
 def test_a_panel_that_cannot_be_computed_is_named():
     cell = playing.Played("04_b", ("model = 1 / 0",), "play.panel(model)", None, playing.PANEL)
     with pytest.raises(RuntimeError, match="the panel of 04_b cannot be computed for the site: ZeroDivisionError"):

@@ -26,7 +26,6 @@ from tests.classroom.mini import UNIT, by_id, mini, submission
 from tests.http_server import serving
 from tests.processes import kill
 
-pytestmark = pytest.mark.timeout(120)
 HONEST, ATTACKER, UNSAFE = "Zoë O'Hara", text.student_name('<img src=x onerror="steal()">'), "unsafe"
 TOKEN = "a-token-of-this-test"
 STEAL = "document.title='stolen';fetch('{url}fetch')"

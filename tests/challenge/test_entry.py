@@ -22,8 +22,6 @@ from tests.challenge.small import SHAPES, content, small
 from tests.classroom.mini import needs_bwrap
 from tests.processes import ROOT
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 WIDTHS = {"lenet-5": (2, 3, 4), "lenet-300-100": (5, 4)}
 
 

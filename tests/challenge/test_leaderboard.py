@@ -23,8 +23,6 @@ from course_lib.files import ROOT
 from tests.challenge.small import content
 from tests.classroom.mini import needs_bwrap
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 STARTER = ROOT / "data" / "challenge" / "starter.ipynb"
 NO_DIGITS = Digits(Split(None, None), Split(None, None), "mnist")
 few = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), max_size=12)

@@ -20,8 +20,6 @@ from tests.classroom.mini import UNIT, by_id, mini, needs_bwrap, submission, wri
 from tests.processes import ROOT, dask_cluster, kill
 from tests.test_exercises import ANSWERS
 
-pytestmark = pytest.mark.timeout(240)  # kernels are processes, and some tests start many
-
 STUDENTS = ["ada", "bob", "cid"]
 SLOW = "import time\ntime.sleep(1)"
 SETTINGS = grade.Settings(limits=Limits(memory=1 << 30, cell_seconds=60, seconds=120))
@@ -75,7 +73,6 @@ def again(base: Path, settings: grade.Settings = SETTINGS) -> pd.DataFrame:
 
 
 @needs_bwrap
-@pytest.mark.timeout(300)
 def test_a_killed_run_goes_on_and_grades_nothing_twice(base, monkeypatch):
     for student in STUDENTS[1:]:  # the one worker is kept at the second until the run is killed
         write(submission(extra="import time\ntime.sleep(600)"), base / "in" / f"{student}.ipynb")
@@ -115,7 +112,6 @@ def test_a_killed_run_goes_on_and_grades_nothing_twice(base, monkeypatch):
 
 @needs_bwrap
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_two_workers_of_a_cluster_one_of_which_is_killed(base):
     with dask_cluster(base) as (address, workers):
         process = start(base, address)
@@ -183,7 +179,6 @@ ALL = [
 
 
 @needs_bwrap
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("notebook", ALL)
 def test_right_answers_get_their_marks_and_wrong_ones_lose_some(notebook):
     """Notebook 03's answers take iterators and networks that they change; the others are graded by `make test-slow`."""

@@ -25,8 +25,6 @@ from course_lib.classroom.gradebook import Course
 from tests.classroom.mini import UNIT, by_id, mini, submission, write
 from tests.processes import ROOT
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 MASTERS = {UNIT: mini()}
 GOOD = nbformat.writes(submission()).encode()
 

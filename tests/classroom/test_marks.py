@@ -154,7 +154,6 @@ def test_a_roster_with_semicolons_is_read(tmp_path):
 
 
 @needs_bwrap
-@pytest.mark.timeout(240)
 def test_the_command_grades_and_writes_marks_for_a_platform(tmp_path, capsys):
     write(mini(), tmp_path / "notebooks" / f"{UNIT}.ipynb")
     write(submission(), tmp_path / "in" / "lovelaceada_101_5_mine.ipynb")

@@ -10,8 +10,6 @@ from course_lib.classroom import release
 from tests import exercises
 from tests.classroom.mini import UNIT, by_id, mini, write
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):

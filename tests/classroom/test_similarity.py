@@ -17,8 +17,6 @@ from tests import exercises
 from tests.answers import weight_pruning
 from tests.classroom.mini import UNIT, by_id, mini, submission, write
 
-pytestmark = pytest.mark.timeout(240)  # nbgrader and copydetect take seconds to import
-
 PAPER = "02_weight_pruning"
 RIGHT = dict(weight_pruning.RIGHT.values())
 OTHER_NAMES = {

@@ -13,8 +13,6 @@ from course_lib.files import ROOT
 from tests import exercises
 from tests.classroom.mini import RIGHT, UNIT, by_id, mini, submission, write
 
-pytestmark = pytest.mark.timeout(240)  # kernels import torch
-
 SET_UP = "import numpy as np\n\nfrom course_lib import scale"
 EMPTY = 'def double(x):\n    raise NotImplementedError("Exercise 1 has no answer yet")'
 

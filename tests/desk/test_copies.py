@@ -17,8 +17,6 @@ from course_lib.files import ROOT
 from tests import exercises
 from tests.classroom.mini import UNIT, by_id, mini, write
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):

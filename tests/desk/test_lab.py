@@ -13,8 +13,6 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from course_lib.desk import start_page, stills
 from tests.lab_server import copy_course, lab_server
 
-pytestmark = pytest.mark.timeout(240)  # a server of its own, with a copy of the course
-
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):

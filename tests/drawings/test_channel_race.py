@@ -5,8 +5,6 @@ import torch
 
 from course_lib.drawings import channel_pruning as drawing
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def test_every_knot_solves_the_lasso():
     """No channel's product with the residual exceeds the penalty, and that of each channel in the race equals it."""

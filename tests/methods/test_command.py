@@ -11,8 +11,6 @@ from torchvision.models import resnet18
 from course_lib import methods, models
 from course_lib.__main__ import main
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):

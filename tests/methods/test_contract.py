@@ -13,7 +13,7 @@ from course_lib import methods, surgery
 from course_lib.methods import METHODS
 from tests.methods.networks import BUILD, images_of, loader, network, trainer
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.filterwarnings("ignore:.*do not settle")]
+pytestmark = pytest.mark.filterwarnings("ignore:.*do not settle")
 
 BOTH = [(method, name) for method in METHODS for name in BUILD]
 NARROWING = ("network-trimming", "filter-pruning", "channel-pruning", "thinet")

@@ -20,7 +20,6 @@ def test_there_is_a_short_recipe_for_each_method():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("recipe", RECIPES, ids=list(methods.METHODS))
 def test_a_recipe_runs_and_its_onnx_computes_the_same(recipe, tmp_path, monkeypatch):
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -39,8 +39,6 @@ from course_lib.play import (
 from course_lib.surgery import narrow
 from course_lib.training import evaluate
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 ROOF = machine.Roof(rate=10e9, bandwidth=4e9)  # ridge 2.5
 
 

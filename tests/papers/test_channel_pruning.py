@@ -32,8 +32,6 @@ from course_lib.result import Result
 from course_lib.storage import networks
 from course_lib.surgery.inputs import ChannelSampler, inputs_of, keep_inputs, kept_inputs
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 seeds = st.integers(0, 10**6)
 
 

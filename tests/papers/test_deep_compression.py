@@ -24,8 +24,6 @@ from course_lib.papers import vector_quantization, weight_pruning
 from course_lib.storage import networks
 from course_lib.training import evaluate, fit, recipe
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 random_masks = arrays(bool, st.tuples(st.integers(0, 6), st.integers(1, 60)), elements=st.sampled_from([True] + 9 * [False]))
 
 

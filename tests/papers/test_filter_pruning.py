@@ -19,8 +19,6 @@ from course_lib.surgery.keeping import strongest
 from course_lib.training import evaluate
 from tests.resumption import resumed
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 numbers = st.floats(-100, 100, allow_subnormal=False)
 filters = arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 3), st.just(3), st.just(2)), elements=numbers)
 

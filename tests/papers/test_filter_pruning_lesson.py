@@ -14,8 +14,6 @@ from course_lib.papers import filter_pruning as paper
 from course_lib.play import filter_pruning as play
 from course_lib.training import evaluate
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 IMAGE = models.example_input("vgg-small")
 
 

@@ -15,8 +15,6 @@ from course_lib.experiments.filter_plans import PLANS
 from course_lib.lessons import filter_claims as judged
 from course_lib.lessons import filter_rows as shown
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 ABOUT = dict(
     scale="smoke", experiment="filter_pruning", seconds=1.0, device="CPU", versions={}, date="", command="", fingerprint=""
 )

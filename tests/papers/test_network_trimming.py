@@ -31,8 +31,6 @@ from course_lib.streams import stream
 from course_lib.training import evaluate, recipes
 from tests.resumption import resumed
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 shares = arrays(np.float64, st.integers(1, 30), elements=st.floats(0, 1))
 
 

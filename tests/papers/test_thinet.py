@@ -33,8 +33,6 @@ from course_lib.surgery import readers
 from course_lib.training import evaluate, recipe
 from tests.resumption import resumed
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 # Whole numbers are exact in float64, so that ties are ties however the sums are ordered
 whole_numbers = arrays(np.float64, st.tuples(st.integers(1, 12), st.integers(2, 9)), elements=st.integers(-9, 9))
 problems = st.builds(

@@ -18,8 +18,6 @@ from course_lib.lessons import thinet_claims, thinet_rows
 from course_lib.notebook import plots
 from course_lib.papers import thinet as paper
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 NETWORKS = 3
 LOSSES = {"ThiNet": 1.5, "L1": 1.0, "APoZ": 2.0, "random": 1.2, "scratch-E": 3.0, "dense": -0.1}
 

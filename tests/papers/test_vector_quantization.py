@@ -24,8 +24,6 @@ from course_lib.papers import vector_quantization as paper
 from course_lib.storage import networks
 from course_lib.storage.codes import pack, unpack
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 CODERS = {
     "low rank": lambda w: paper.low_rank(w, 2),
     "sign": paper.binarize,

@@ -19,8 +19,6 @@ from course_lib.streams import stream
 from course_lib.training import evaluate
 from tests.resumption import resumed
 
-pytestmark = pytest.mark.timeout(240)  # some take ten seconds on an idle machine
-
 matrices = arrays(np.float64, st.tuples(st.integers(1, 8), st.integers(1, 8)), elements=st.floats(-100, 100))
 
 

@@ -15,8 +15,6 @@ from course_lib.papers import weight_pruning as paper
 from course_lib.surgery.dead_neurons import remove_dead_neurons
 from course_lib.training import evaluate
 
-pytestmark = pytest.mark.timeout(240)
-
 
 def test_the_loop_that_is_shown_is_the_one_that_runs():
     shown = sparse_networks.heart().data

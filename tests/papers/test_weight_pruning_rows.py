@@ -13,8 +13,6 @@ from course_lib.experiments import weight_pruning as runs
 from course_lib.lessons import weight_pruning as lesson
 from course_lib.streams import stream
 
-pytestmark = pytest.mark.timeout(240)
-
 SMALL, LARGE = dict(network="lenet-300-100"), dict(network="lenet-5")
 ABOUT = dict(
     name="one",
