@@ -58,10 +58,12 @@ def single_layers_figure(found: pd.DataFrame, speedup: int) -> plt.Figure:
             ax.plot(x, mean, marker, markersize=6, color=colour, label=method)
         ax.set(ylabel=label, ylim=(0, 1.15 * lines.groupby(["layer", "method"])[quantity].mean().max()))
     axes[1].set_xticks(range(len(order)), order)
-    lost = tables.at_rate(found, speedup, "lost").drop("mean")
-    worst = lost.mean(axis=1).idxmax()
-    always = ", whatever the choice" if (lost.idxmax() == worst).all() else " on average"
-    fig.suptitle(f"At {speedup}x {worst} suffers most{always}", x=0.01, ha="left")
+    findings = {"lost": "costs most accuracy", "error": "has most error"}
+    for ax, (quantity, title) in zip(axes, findings.items(), strict=True):
+        values = tables.at_rate(found, speedup, quantity).drop("mean")
+        worst = values.mean(axis=1).idxmax()
+        always = "by any choice" if (values.idxmax() == worst).all() else "on average"
+        ax.set_title(f"At {speedup}x, {always}, {worst} {title}")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig
 
