@@ -500,7 +500,7 @@ def test_the_command(mnist, monkeypatch, tmp_path, capsys):
     told = capsys.readouterr()
     assert f"{damaged} is damaged: 5 bytes" in told.out
     assert "mnist: now in" in told.out
-    assert told.err.startswith("cifar10: not to be had")
+    assert told.err.startswith("cifar10: not available")
     assert lies_whole("mnist", tmp_path)
 
 

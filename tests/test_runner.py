@@ -260,7 +260,7 @@ def test_cuda_a_row_says_the_device_that_it_ran_on(toy, device):
 
 
 def test_rows_of_stand_in_data_are_refused(toy, monkeypatch):
-    """A row that says MNIST must be of MNIST: where only the stand-in is to be had, the row fails and says so."""
+    """A row that says MNIST must be of MNIST: where only the stand-in is available, the row fails and says so."""
     monkeypatch.setenv("COURSE_OFFLINE", "1")
     monkeypatch.setenv("COURSE_DATA", str(toy[0].parent))
     with pytest.raises(RuntimeError, match="StandInWarning"):

@@ -144,7 +144,7 @@ def _check_size(submission: NotebookNode) -> None:
 
 
 def _bare(cell: NotebookNode, keep: bool = False) -> NotebookNode:
-    """A copy of a cell with its source, tags, and with `keep` what nbgrader says of it; an answer keeps no source then."""
+    """A copy of a cell with its source, tags, and with `keep` its nbgrader metadata; an answer keeps no source then."""
     make = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}.get(
         cell.cell_type, nbformat.v4.new_raw_cell
     )

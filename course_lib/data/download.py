@@ -93,7 +93,7 @@ def command(names: Sequence[str] = (), root: str | Path | None = None) -> int:
             fetch(name, root)
             print(f"{name}: {'now' if wrong else 'already'} in {folder}, every MD5 right", flush=True)
         except Unavailable as reason:
-            print(f"{name}: not to be had: {reason}", file=sys.stderr)
+            print(f"{name}: not available: {reason}", file=sys.stderr)
             status = 1
     return status
 

@@ -165,7 +165,7 @@ def _removable(wiring: Wiring, layer: str, everything: Sequence[Member], keep: S
             raise ValueError(f"layer {layer!r} makes the network's output; its channels are the classes and cannot be removed")
         module = member.node.module
         groups = getattr(module, "groups", 1)
-        if groups > 1 and not groups == module.in_channels == module.out_channels:  # depthwise ones lose a group a channel
+        if groups > 1 and not groups == module.in_channels == module.out_channels:  # depthwise ones lose one group per channel
             raise ValueError(
                 f"the channels of layer {layer!r} are read by {names[module]!r}, a convolution in {groups} groups, which "
                 "would become unequal; only ungrouped and depthwise convolutions can follow"
