@@ -294,11 +294,20 @@ def test_sentences_say_what_the_table_says():
 def test_outside_coders_have_a_table(monkeypatch, tmp_path):
     monkeypatch.setattr(lesson, "OUTSIDE", tmp_path / "coders.json")
     assert lesson.outside_coders() is None and lesson.outside_table().empty
-    about = dict(network=LENET, start="whole", coder="nncodec", setting="qp -26", before=99.0)
-    found = [about | dict(seed=seed, bytes=5000, accuracy=98.9) for seed in range(3)]
+    about = dict(network=LENET, dataset="mnist", start="whole", accuracy_before=99.0, validation_before=99.0)
+
+    def file(seed: int, coder: str, setting: str, size: int, validation: float) -> dict:
+        return about | dict(seed=seed, coder=coder, setting=setting, bytes=size, validation=validation, accuracy=98.8)
+
+    found = [file(seed, "zstd", "level 19", 9000, 99.0) for seed in range(3)]
+    found += [file(seed, "nncodec", "qp -26", 5000, 98.95) for seed in range(3)]
+    found += [file(seed, "nncodec", "qp -20", 3000, 98.8) for seed in range(3)]  # smaller, but not without loss
+    found += [file(seed, "course", "4 bits", 4000, 98.8) for seed in range(3)]
     (tmp_path / "coders.json").write_text(json.dumps(dict(versions=dict(nncodec="2.1.3"), rows=found)))
     [line] = lesson.outside_table().to_dict("records")
-    assert line["coder"] == "nncodec 2.1.3, qp -26" and line["points lost by the file"].startswith("+0.10")
+    assert line["kB, zstd"] == "9.0" and line["kB, nncodec"] == "5.0 (qp -26)" and line["networks"] == 3
+    assert line["points lost, nncodec"].startswith("+0.20")
+    assert line["kB, course"] == "none"
 
 
 def test_outside_coders_are_given_the_networks_that_were_kept(fits, few, monkeypatch):

@@ -1,6 +1,7 @@
-"""Codes the course's networks with nncodec and zstd, which are no part of the course, and records sizes and accuracies.
+"""Codes the course's networks with nncodec, with zstd, and with the course's shared weights; records sizes and accuracies.
 
-nncodec is the reference software of the ISO/IEC 15938-17 coder (MPEG NNC). It needs an older NumPy than the course, so it lives
+Nothing is trained after the coding. nncodec is the reference software of the ISO/IEC 15938-17 coder (MPEG NNC); neither it nor
+zstd is part of the course. It needs an older NumPy than the course, so it lives
 in an environment of its own, which holds `nncodec==2.1.3 "numpy<2" safetensors zstandard`:
 
     python3.11 -m venv /tmp/coders && /tmp/coders/bin/pip install nncodec==2.1.3 "numpy<2" safetensors zstandard
@@ -17,7 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-QPS = (-32, -26, -20)  # of nncodec: coarser steps from left to right
+QPS = (-32, -28, -24, -20)  # of nncodec: coarser steps from left to right
+BITS = (8, 6, 5, 4)  # of a shared weight in the course's files
 STACK = (("whole", 1), ("APoZ", 4))  # of the stack's starts
 NARROWED = {"lenet-5-relu": ("L1", 4), "vgg-small": ("L1", 2), "resnet-20": ("L1", 2)}
 RATES = ("30x", "60x")  # of pruning in the stack
@@ -113,12 +115,20 @@ def networks(seeds: int | None):
                     yield at | dict(start=start), load(path, models.build(network))
 
 
+def accuracies(model, splits) -> dict[str, float]:
+    """Return the test and the validation accuracy of a network, in percent."""
+    from course_lib.experiments.rows import percent
+
+    return dict(accuracy=percent(model, splits.test), validation=percent(model, splits.validation))
+
+
 def recorded(python: str, seeds: int | None) -> dict:
     """Return the record: versions, and a row per network, coder and setting."""
     from safetensors.torch import load_file, save_file
 
-    from course_lib import data
-    from course_lib.experiments.rows import percent
+    from course_lib import data, storage
+    from course_lib.experiments.stack import smallest_file
+    from course_lib.papers import deep_compression
 
     rows, held, splits = [], {}, {}
     with tempfile.TemporaryDirectory() as name:
@@ -130,13 +140,20 @@ def recorded(python: str, seeds: int | None) -> dict:
         for stem, (about, model) in held.items():
             if about["dataset"] not in splits:
                 splits[about["dataset"]] = data.load(about["dataset"], scale="lesson")
-            images, sizes = splits[about["dataset"]].test, json.loads((folder / f"{stem}.json").read_text())
-            about = about | dict(before=percent(model, images))
-            rows.append(about | dict(coder="zstd", setting="level 19", bytes=sizes["zstd"], accuracy=about["before"]))
+            sizes = json.loads((folder / f"{stem}.json").read_text())
+            before = accuracies(model, splits[about["dataset"]])
+            about = about | {f"{part}_before": value for part, value in before.items()}
+            rows.append(about | dict(coder="zstd", setting="level 19", bytes=sizes["zstd"]) | before)
+            for bits in BITS:
+                widths = dict(conv=bits, dense=bits, bias=bits)
+                quantized = deep_compression.quantize(model, bits=widths)
+                size = len(storage.encode(smallest_file(quantized, widths)[0]))
+                found = accuracies(quantized, splits[about["dataset"]])
+                rows.append(about | dict(coder="course", setting=f"{bits} bits", bytes=size) | found)
             for qp in QPS:
                 model.load_state_dict(load_file(folder / f"{stem}.qp{qp}.decoded"))
-                figures = dict(bytes=sizes[str(qp)], accuracy=percent(model, images))
-                rows.append(about | dict(coder="nncodec", setting=f"qp {qp}") | figures)
+                found = accuracies(model, splits[about["dataset"]])
+                rows.append(about | dict(coder="nncodec", setting=f"qp {qp}", bytes=sizes[str(qp)]) | found)
         return dict(versions=json.loads((folder / "versions").read_text()), rows=rows)
 
 
