@@ -52,7 +52,7 @@ def verdict(differences: Iterable[float], *, margin: float = 0.0) -> Verdict:
         raise ValueError(f"differences is {values.tolist()}; expected a finite number for each network, and at least one network")
     if not math.isfinite(margin):
         raise ValueError(f"margin is {margin}; expected a finite number")
-    mean, half = float(values.mean()), _half_width(values)
+    mean, half = float(values.mean()), half_width(values)
     low, high = mean - half, mean + half
     label = HOLDS if low > margin else DOES_NOT if high < margin else UNDECIDED
     return Verdict(label, mean, low, high, len(values), margin)
@@ -98,7 +98,8 @@ def with_interval(values: Iterable[float], form: str = "{:.2f}") -> str:
     return f"{mean} ({low} to {high})" if len(values) > 1 else f"{mean} (one network)"
 
 
-def _half_width(values: np.ndarray) -> float:
+def half_width(values: np.ndarray) -> float:
+    """Return half the width of the 95 % t-interval of a mean, in the unit of the values; infinite for a single one."""
     from scipy.stats import t
 
     if len(values) == 1:

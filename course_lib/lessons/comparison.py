@@ -22,7 +22,7 @@ HEADLINES = (
     ("He 2017", "VGG-16", "MACs of convolutions", 5.0, "top-5 error + 1.7 points"),
     ("Luo 2017", "VGG-16", "MACs", 3.23, "top-1 accuracy 68.34 -> 69.80 %"),
 )
-SHAPES = (("vgg-small", 2), ("resnet-20", 2))
+SHAPES = (("vgg-small", 2), ("resnet-20", 2), ("vgg-small", 4))
 PAPERS = {  # arm -> the claim
     "L1": "filters of small L1 norm can go (Li)",
     "APoZ": "filters that are often zero can go (Hu)",
@@ -31,6 +31,7 @@ PAPERS = {  # arm -> the claim
 }
 CRITERIA, SINGLE, SCRATCH = "criteria for filters", "weight pruning, codes", "scratch-E"
 FAMILIES = {CRITERIA: plots.BLUE, "random": plots.ORANGE, "dense": plots.GREEN, SCRATCH: plots.VERMILION, SINGLE: plots.PURPLE}
+BESIDE = {CRITERIA: 0.96, "random": 1.05}  # so that marks of one shape do not cover each other
 WHEN = {"retrained": "lost", "not retrained": "lost_at_once"}
 
 
@@ -57,29 +58,30 @@ def headlines_figure() -> plt.Figure:
 
 
 def losses_figure(found: pd.DataFrame, title: str) -> plt.Figure:
-    """Draw the points that each arm loses before and after retraining, with 95 % intervals, both networks at half the MACs."""
+    """Draw the points that each arm loses before and after retraining, with 95 % intervals, a colour per network and rate."""
     lines = points_lost.arms(found)
-    arms = [arm for arm in points_lost.LINES if arm in set(lines[lines.rate == 2].method)]
-    fig, axes = plt.subplots(1, 2, figsize=(plots.WIDTH, 5.2), sharey=True)
+    arms = [arm for arm in points_lost.LINES if arm in set(lines.method)]
+    fig, axes = plt.subplots(1, 2, figsize=(plots.WIDTH, 6.4), sharey=True)
     for ax, (when, column) in zip(axes, reversed(WHEN.items()), strict=True):
-        for (network, rate), colour, shift in zip(SHAPES, plots.COLOURS, (-0.15, 0.15), strict=False):
+        for (network, rate), colour, marker, shift in zip(SHAPES, plots.COLOURS, "os^", (-0.24, 0, 0.24), strict=False):
             for place, arm in enumerate(arms):
                 chosen = lines[(lines.network == network) & (lines.rate == rate) & (lines.method == arm)]
-                _interval(ax, chosen[column].dropna(), place + shift, colour, network if place == 0 else None)
+                label = f"{network}, {rate}x" if place == 0 else None
+                _interval(ax, chosen[column].dropna(), place + shift, colour, marker, label)
         ax.axvline(0, color=plots.INK, linewidth=0.8)
         ax.set(xlabel=f"test accuracy lost\n(points), {when}", yticks=range(len(arms)), yticklabels=arms)
     axes[0].invert_yaxis()
-    fig.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    fig.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     fig.suptitle(title, x=0.01, ha="left")
     return fig
 
 
-def _interval(ax: plt.Axes, values: pd.Series, place: float, colour: str, label: str | None = None) -> None:
+def _interval(ax: plt.Axes, values: pd.Series, place: float, colour: str, marker: str, label: str | None = None) -> None:
     """A mean with its 95 % interval, lying; nothing for no values, no interval for a single one."""
     if len(values):
         mean, low, high = evidence.interval(values)
         error = [[mean - low], [high - mean]] if len(values) > 1 else None
-        ax.errorbar(mean, place, xerr=error, fmt="o", markersize=4.5, capsize=3, color=colour, label=label)
+        ax.errorbar(mean, place, xerr=error, fmt=marker, markersize=4.5, capsize=2, color=colour, label=label)
 
 
 def factors_figure(factors: Mapping[str, pd.Series], title: str) -> plt.Figure:
@@ -96,14 +98,14 @@ def factors_figure(factors: Mapping[str, pd.Series], title: str) -> plt.Figure:
 
 
 def currencies_figure(priced: pd.DataFrame) -> plt.Figure:
-    """Draw points lost against times less, a picture per currency, an interval per arm; arms of a shape lie side by side."""
+    """Draw points lost against times less, a picture per currency; a mark is the mean of a family's arms, with its interval."""
     fig, axes = plt.subplots(3, 2, figsize=(plots.WIDTH, 7.6), sharey=True)
     markers = dict(zip(priced.network.unique(), plots.MARKERS, strict=False))
     for ax, (currency, name) in zip(axes.flat, CURRENCIES.items(), strict=False):
         for (network, _rate), shape in priced.dropna(subset=currency).groupby(["network", "rate"]):
-            for number, (arm, lines) in enumerate(shape.groupby("method", sort=False)):
-                beside = 1 if arm == "dense" else 1 + 0.02 * (number - 4)
-                _standing(ax, lines, lines[currency].mean() * beside, markers[network], FAMILIES[family(arm)])
+            for kin, arms in shape.groupby(shape.method.map(family)):
+                means = arms.groupby("seed")[["lost", currency]].mean()
+                _standing(ax, means.lost, BESIDE.get(kin, 1) * means[currency].mean(), markers[network], FAMILIES[kin])
         ax.set(xscale="log", title=name)
         top = max(4.5, priced[currency].max() * 1.15)
         ticks = [tick for tick in (1, 2, 4, 8, 16, 32) if tick <= top]
@@ -129,11 +131,11 @@ def family(arm: str) -> str:
     return arm if arm in ("random", "dense") else CRITERIA
 
 
-def _standing(ax: plt.Axes, lines: pd.DataFrame, x: float, marker: str, colour: str) -> None:
-    """The mean of an arm's points lost with its 95 % interval, standing at a place; no interval for a single network."""
-    mean, low, high = evidence.interval(lines.lost)
-    error = [[mean - low], [high - mean]] if len(lines) > 1 else None
-    ax.errorbar(x, mean, yerr=error, fmt=marker, markersize=4, color=colour, elinewidth=0.9)
+def _standing(ax: plt.Axes, values: pd.Series, x: float, marker: str, colour: str) -> None:
+    """A mean with its 95 % interval, standing at a place; no interval for a single network."""
+    mean, low, high = evidence.interval(values)
+    error = [[mean - low], [high - mean]] if len(values) > 1 else None
+    ax.errorbar(x, mean, yerr=error, fmt=marker, markersize=5, color=colour, elinewidth=1.2)
 
 
 def cut(method: str, model: nn.Module, widths: Mapping[str, int], images: Split, positions: int = 10) -> nn.Module:
@@ -154,8 +156,9 @@ def own_claims(found: pd.DataFrame) -> list[Claim]:
     """Return what we asked beyond the papers; a claim whose rows are not there was not tested."""
     fits = [_claim(found, "least squares wins where nothing is retrained", ("LASSO", "L1"), at, "removed") for at in SHAPES]
     starts = [_claim(found, "trained weights beat random ones", ("L1", "scratch-E"), at) for at in SHAPES]
+    norms = [_claim(found, "group norm beats random choice", ("group norm", "random"), at) for at in SHAPES]
     pair, at = (points_lost.SHOWN[file_targets.DEEP], one_shot.L1), ("lenet-5-relu", 16)
-    return [*fits, *starts, _claim(found, "in as many bytes, codes beat fewer filters", pair, at, of=points_lost.files)]
+    return [*fits, *starts, *norms, _claim(found, "in as many bytes, codes beat fewer filters", pair, at, of=points_lost.files)]
 
 
 def _claim(
