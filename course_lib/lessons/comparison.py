@@ -147,18 +147,23 @@ def cut(method: str, model: nn.Module, widths: Mapping[str, int], images: Split,
     return one_shot.by_sum(method, model, widths, images, positions, seed=0)
 
 
-def papers_claims(found: pd.DataFrame) -> list[Claim]:
-    """Return what the papers' criteria promise, each against random choice at equal budgets."""
-    return [_claim(found, claim, (arm, "random"), shape) for arm, claim in PAPERS.items() for shape in SHAPES]
+def papers_claims(found: pd.DataFrame, network: str) -> list[Claim]:
+    """Return what the papers' criteria promise, each against random choice at equal budgets, at all rates of a network."""
+    shapes = [shape for shape in SHAPES if shape[0] == network]
+    return [_claim(found, claim, (arm, "random"), shape) for arm, claim in PAPERS.items() for shape in shapes]
 
 
 def own_claims(found: pd.DataFrame) -> list[Claim]:
     """Return what we asked beyond the papers; a claim whose rows are not there was not tested."""
-    fits = [_claim(found, "least squares wins where nothing is retrained", ("LASSO", "L1"), at, "removed") for at in SHAPES]
-    starts = [_claim(found, "trained weights beat random ones", ("L1", "scratch-E"), at) for at in SHAPES]
-    norms = [_claim(found, "group norm beats random choice", ("group norm", "random"), at) for at in SHAPES]
-    pair, at = (points_lost.SHOWN[file_targets.DEEP], one_shot.L1), ("lenet-5-relu", 16)
-    return [*fits, *starts, *norms, _claim(found, "in as many bytes, codes beat fewer filters", pair, at, of=points_lost.files)]
+    half, residual, quarter = SHAPES
+    coded = points_lost.SHOWN[file_targets.DEEP]
+    return [
+        _claim(found, "least squares wins where nothing is retrained", ("LASSO", "L1"), half, "removed"),
+        _claim(found, "trained weights beat random ones", ("L1", SCRATCH), half),
+        _claim(found, "trained weights beat random ones", ("L1", SCRATCH), residual),
+        _claim(found, "group norm beats random choice", ("group norm", "random"), quarter),
+        _claim(found, "in as many bytes, codes beat fewer filters", (coded, "L1"), ("lenet-5-relu", 16), of=points_lost.files),
+    ]
 
 
 def _claim(
