@@ -13,7 +13,7 @@ from course_lib.experiments import combined_tables as tables
 from course_lib.experiments.runner import RESULTS
 from course_lib.notebook import plots
 
-OUTSIDE = RESULTS / "outside_coders.json"  # written by tests/benchmarks/outside_coders.py
+OUTSIDE = RESULTS / "outside" / "coders.json"  # written by tests/benchmarks/outside_coders.py
 MARKS = {"trimmed": "s", "pruned": "^", "coded": "o"}
 
 

@@ -18,8 +18,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-QPS = (-32, -28, -24, -20)  # of nncodec: coarser steps from left to right
-BITS = (8, 6, 5, 4)  # of a shared weight in the course's files
+# By data set, coarser from left to right until more than a relevant difference is lost: steps of nncodec, and bits of a shared
+# weight in the course's files
+QPS = {"mnist": (-28, -24, -20, -16), "cifar10": (-32, -28, -24, -20)}
+BITS = {"mnist": (5, 4, 3, 2), "cifar10": (8, 6, 5, 4)}
 STACK = (("whole", 1), ("APoZ", 4))  # of the stack's starts
 NARROWED = {"lenet-5-relu": ("L1", 4), "vgg-small": ("L1", 2), "resnet-20": ("L1", 2)}
 RATES = ("30x", "60x")  # of pruning in the stack
@@ -38,7 +40,7 @@ def code(folder: Path) -> None:
         tensors = load_file(path)
         numbers = {name: np.ascontiguousarray(t, np.float32) for name, t in tensors.items() if t.dtype == np.float32}
         sizes = {"zstd": len(zstandard.ZstdCompressor(level=19).compress(path.read_bytes()))}
-        for qp in QPS:
+        for qp in sorted({qp for qps in QPS.values() for qp in qps}):
             content = encode(numbers, args={"qp": qp, "use_dq": True, "results": str(folder), "verbose": False})
             sizes[str(qp)] = len(content)
             decoded = {name: np.asarray(t, np.float32).reshape(numbers[name].shape) for name, t in decode(content).items()}
@@ -144,13 +146,13 @@ def recorded(python: str, seeds: int | None) -> dict:
             before = accuracies(model, splits[about["dataset"]])
             about = about | {f"{part}_before": value for part, value in before.items()}
             rows.append(about | dict(coder="zstd", setting="level 19", bytes=sizes["zstd"]) | before)
-            for bits in BITS:
+            for bits in BITS[about["dataset"]]:
                 widths = dict(conv=bits, dense=bits, bias=bits)
                 quantized = deep_compression.quantize(model, bits=widths)
                 size = len(storage.encode(smallest_file(quantized, widths)[0]))
                 found = accuracies(quantized, splits[about["dataset"]])
                 rows.append(about | dict(coder="course", setting=f"{bits} bits", bytes=size) | found)
-            for qp in QPS:
+            for qp in QPS[about["dataset"]]:
                 model.load_state_dict(load_file(folder / f"{stem}.qp{qp}.decoded"))
                 found = accuracies(model, splits[about["dataset"]])
                 rows.append(about | dict(coder="nncodec", setting=f"qp {qp}", bytes=sizes[str(qp)]) | found)
@@ -184,7 +186,7 @@ def main() -> None:
         date=datetime.date.today().isoformat(), command=f"python tests/benchmarks/outside_coders.py --python PYTHON{more}"
     )
     rows = integers(found.python) if found.integers else recorded(found.python, found.seeds)
-    path = FOLDER / "outside_integers.json" if found.integers else RESULTS / "outside_coders.json"
+    path = FOLDER / "outside_integers.json" if found.integers else RESULTS / "outside" / "coders.json"
     path.write_text(json.dumps(about | rows, indent=1) + "\n", encoding="utf-8")
 
 
