@@ -154,7 +154,7 @@ def traffic(model: nn.Module, example_input: Tensor) -> pd.DataFrame:
         example_input: a batch (N, ...) on the model's device.
 
     Returns:
-        A row a layer: kind ('dense' or 'convolution'), weights (how many, no biases), inputs and outputs (how many
+        One row per layer: kind ('dense' or 'convolution'), weights (how many, no biases), inputs and outputs (how many
         activations an image), MACs.
 
     Raises:
