@@ -1,8 +1,8 @@
 """Codes the course's networks with nncodec, with zstd, and with the course's shared weights; records sizes and accuracies.
 
 Nothing is trained after the coding. nncodec is the reference software of the ISO/IEC 15938-17 coder (MPEG NNC); neither it nor
-zstd is part of the course. It needs an older NumPy than the course, so it lives
-in an environment of its own, which holds `nncodec==2.1.3 "numpy<2" safetensors zstandard`:
+zstd is part of the course. nncodec needs an older NumPy, so the two live in an environment of their own, which holds
+`nncodec==2.1.3 "numpy<2" safetensors zstandard`:
 
     python3.11 -m venv /tmp/coders && /tmp/coders/bin/pip install nncodec==2.1.3 "numpy<2" safetensors zstandard
     python tests/benchmarks/outside_coders.py --python /tmp/coders/bin/python [--integers]
