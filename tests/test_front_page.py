@@ -15,7 +15,7 @@ def test_readme_results_and_pictures_are_in_step():
 
 
 def test_a_block_is_filled_and_the_rest_left(monkeypatch, tmp_path):
-    rows = pd.DataFrame([dict(scale="lesson", error=1.5), dict(scale="smoke", error=9.0)])
+    rows = pd.DataFrame([dict(error=1.5)])
     monkeypatch.setattr(runner, "recorded", lambda paper, scale: rows)
     monkeypatch.setattr("course_lib.experiments.weight_pruning.paper_table", lambda rows: rows[["error"]])
     text = "before\n<!-- results: weight-pruning -->\nold\n<!-- /results -->\nafter\n"
@@ -26,11 +26,17 @@ def test_a_block_is_filled_and_the_rest_left(monkeypatch, tmp_path):
     assert (tmp_path / "README.md").read_text() == expected
 
 
-def test_the_overview_has_a_line_a_paper(monkeypatch):
-    table = pd.DataFrame([dict(paper="one", rate="2x"), dict(paper="one", rate="3x"), dict(paper="two", rate="4x")])
-    monkeypatch.setattr(runner, "overview_table", lambda: table)
+def test_a_block_may_name_another_scale(monkeypatch):
+    monkeypatch.setattr(runner, "paper_table", lambda paper, scale: pd.DataFrame([dict(of=f"{paper}, {scale}")]))
+    block = front_page.BLOCK.fullmatch("<!-- results: thinet at paper scale -->\nold\n<!-- /results -->")
+    assert front_page._filled(block).splitlines()[3:-1] == ["| thinet, paper |"]
+
+
+def test_the_overview_has_a_line_a_paper_at_paper_scale_where_there_is_one(monkeypatch):
+    lines = dict(lesson=[("one", "2x"), ("one", "3x"), ("two", "4x")], paper=[("two", "5x"), ("two", "6x")])
+    monkeypatch.setattr(runner, "overview_table", lambda scale: pd.DataFrame(lines[scale], columns=["paper", "rate"]))
     block = front_page.BLOCK.fullmatch("<!-- results: overview -->\nold\n<!-- /results -->")
-    assert front_page._filled(block).splitlines()[3:-1] == ["| one | 2x |", "| two | 4x |"]
+    assert front_page._filled(block).splitlines()[3:-1] == ["| one | 2x |", "| two | 5x |"]
 
 
 def test_the_picture_of_a_tagged_cell_is_taken(tmp_path):

@@ -214,10 +214,9 @@ ILLUSTRATING = ("residual",)  # kinds that no claim is judged by: one network, a
 
 @pytest.mark.parametrize("paper", MEASURED)
 def test_every_committed_setting_has_its_networks(paper):
-    found = runner.recorded(paper)
-    lesson = found[found.scale == "lesson"]
-    assert len(lesson) and set(lesson.dataset) <= set(NETWORKS)
-    for name, group in lesson.groupby("name"):
+    found = rows.frame(json.loads(FILES[paper].read_text()))
+    assert "lesson" in set(found.scale) and set(found.dataset) <= set(NETWORKS)
+    for (_, name), group in found.groupby(["scale", "name"]):
         networks_of = group.groupby("seed")[["baseline", "baseline_loss"]].first()
         all_networks = NETWORKS[group.dataset.iloc[0]]
         fewer = group.seeds.iloc[0] if "seeds" in group else math.nan
@@ -235,8 +234,13 @@ def test_every_committed_row_is_complete(paper):
 
 @pytest.mark.parametrize("paper", MEASURED)
 def test_the_committed_rows_are_those_that_reproduce_would_make(paper):
-    grid = importlib.import_module(f"course_lib.experiments.{paper.replace('-', '_')}").grid("lesson")
-    usual = NETWORKS["mnist"]
-    wanted = {(setting["name"], seed) for setting in grid for seed in range(setting.get("seeds", usual))}
-    found = json.loads((runner.RESULTS / f"{paper.replace('-', '_')}.json").read_text())
-    assert {(row["name"], row["seed"]) for row in found} == wanted and len(found) == len(wanted)
+    """All of lesson scale; of paper scale what has been run."""
+    module, usual = importlib.import_module(f"course_lib.experiments.{paper.replace('-', '_')}"), NETWORKS["mnist"]
+    wanted = {
+        scale: {(setting["name"], seed) for setting in module.grid(scale) for seed in range(setting.get("seeds", usual))}
+        for scale in ("lesson", "paper")
+    }
+    found = [(row["scale"], (row["name"], row["seed"])) for row in json.loads(FILES[paper].read_text())]
+    assert len(set(found)) == len(found) and {scale for scale, _ in found} <= set(wanted)
+    assert {key for scale, key in found if scale == "lesson"} == wanted["lesson"]
+    assert {key for scale, key in found if scale == "paper"} <= wanted["paper"]

@@ -327,6 +327,14 @@ def test_rows_of_smoke_scale_stay_below_build(places):
     assert len(runner.recorded("thinet", "smoke")) == 2 == len(row_files.read(unfinished)) and not whole.exists()
 
 
+def test_recorded_rows_are_those_of_one_scale(places):
+    whole, _ = places
+    row_files.add(whole, *(dict(name="c", seed=seed, scale=scale) for seed, scale in enumerate(("lesson", "paper", "paper"))))
+    assert [len(runner.recorded("thinet", *scale)) for scale in ((), ("paper",))] == [1, 2]
+    with pytest.raises(FileNotFoundError, match="no recorded rows for thinet at smoke scale; .*--scale smoke"):
+        runner.recorded("thinet", "smoke")
+
+
 def test_the_overview_holds_every_paper_and_what_its_rows_say():
     assert set(runner.PAPERS) == set(runner.papers())
     table = runner.overview()

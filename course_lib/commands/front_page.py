@@ -13,7 +13,8 @@ import pandas as pd
 from course_lib.experiments import runner
 from course_lib.files import ROOT, replacing
 
-BLOCK = re.compile(r"(<!-- results: (?P<paper>[\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+# a paper and, unless it is 'lesson', a scale
+BLOCK = re.compile(r"(<!-- results: (?P<paper>[\w-]+)(?: at (?P<scale>\w+) scale)? -->\n).*?(<!-- /results -->)", re.DOTALL)
 PICTURE = "front-page"  # the tag of the cell whose figure README shows
 IMAGES = Path("notebooks/images")
 SVG = re.compile(r'src="data:image/svg\+xml;base64,([\w+/=]+)"')
@@ -58,8 +59,15 @@ def wanted(root: Path = ROOT) -> dict[Path, bytes]:
 
 def _filled(block: re.Match) -> str:
     if block["paper"] == "overview":
-        return block[1] + markdown(runner.overview_table().drop_duplicates("paper")) + block[3]  # of each its first line
-    return block[1] + markdown(runner.paper_table(block["paper"])) + block[3]
+        return block[1] + markdown(_overview()) + block[4]
+    return block[1] + markdown(runner.paper_table(block["paper"], block["scale"] or "lesson")) + block[4]
+
+
+def _overview() -> pd.DataFrame:
+    """The first line of each paper, at paper scale where there is one: that is of the paper's own network."""
+    large, small = runner.overview_table("paper"), runner.overview_table("lesson")
+    lines = pd.concat([large, small]).drop_duplicates("paper").set_index("paper")
+    return lines.loc[small.paper.unique()].reset_index()
 
 
 def _card(path: Path) -> dict[str, str]:

@@ -91,16 +91,17 @@ def both_measured(fair: pd.DataFrame, first: str, second: str) -> Iterator[tuple
 
 
 def paper_table(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the paper's tables, and what its plans and its retraining give here: points lost with the 95 % interval."""
+    """Return those of the paper's results whose plan has been run, beside ours: points lost with the 95 % interval."""
     table = []
     for (network, plan), published in PAPER.items():
-        theirs = {
-            "paper": f"{network}-{plan}",
-            "fewer MACs": f"{published.fewer_macs} %",
-            "error": f"{published.dense:.2f} -> {published.pruned:.2f} %",
-            "from scratch": f"{published.scratch:.2f} %" if published.scratch else "-",
-        }
-        table.append(theirs | _here(_published(found, network, plan), plan))
+        if len(group := _published(found, network, plan)):
+            theirs = {
+                "paper": f"{network}-{plan}",
+                "fewer MACs": f"{published.fewer_macs} %",
+                "error": f"{published.dense:.2f} -> {published.pruned:.2f} %",
+                "from scratch": f"{published.scratch:.2f} %" if published.scratch else "-",
+            }
+            table.append(theirs | _here(group, plan))
     return pd.DataFrame(table)
 
 
@@ -124,8 +125,6 @@ def headline(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _here(group: pd.DataFrame, plan: str) -> dict[str, str]:
-    if group.empty:
-        return dict.fromkeys(("here", "fewer MACs, here", "points lost, here", "epochs", "networks"), "-")
     figures = rows.lost(group)
     ends = f"{figures['low']:+.2f} to {figures['high']:+.2f}" if math.isfinite(figures["low"]) else "one network"
     return {

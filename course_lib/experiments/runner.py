@@ -103,15 +103,16 @@ def reproduce(
 
 
 def recorded(paper: str, scale: str = "lesson") -> pd.DataFrame:
-    """The recorded rows of a paper, one line per compressed network; at smoke scale those below build.
+    """The recorded rows of a paper at a scale, one line per compressed network; at smoke scale those below build.
 
     Raises:
         FileNotFoundError: there are none yet; the message names the command that makes them.
     """
     name = _known(paper)
-    found = read(_file(name, scale))
+    found = [row for row in read(_file(name, scale)) if row["scale"] == scale]
     if not found:
-        raise FileNotFoundError(f"no recorded rows for {name}; `python -m course_lib reproduce {name}` makes them")
+        advice = f"`python -m course_lib reproduce {name} --scale {scale}` makes them"
+        raise FileNotFoundError(f"no recorded rows for {name} at {scale} scale; {advice}")
     return rows.frame(found)
 
 
@@ -121,8 +122,7 @@ def _file(name: str, scale: str) -> Path:
 
 def paper_table(paper: str, scale: str = "lesson") -> pd.DataFrame:
     """'paper / here' of the recorded rows of a scale; errors as of `recorded`."""
-    found = recorded(paper, scale)
-    return _module(_known(paper)).paper_table(found[found.scale == scale])
+    return _module(_known(paper)).paper_table(recorded(paper, scale))
 
 
 def overview(scale: str = "lesson") -> pd.DataFrame:
