@@ -66,12 +66,14 @@ def grid(scale: str) -> list[dict]:
 
 def _lesson() -> list[dict]:
     """Return the settings at lesson scale: what decides the recipe, then the arms; what takes longest last."""
-    halves = _arms(VGG, 2, [*ARMS[:3], DENSE, *ARMS[3:]])
+    halves = _arms(VGG, 2, [*ARMS[:3], DENSE, *ARMS[3:], SCRATCH_B])
     files = [dict(kind="file", network=LENET, rate=rate, method=method) for rate in (16, 4) for method in SEVEN]
     controls = _arms(LENET, 16, [one_shot.RANDOM, SCRATCH_E, DENSE]) + _arms(LENET, 4, [one_shot.RANDOM, SCRATCH_E])
-    residual = _arms(RESNET, 2, [*ARMS[:3], DENSE, *ARMS[3:-1]])
+    residual = _arms(RESNET, 2, [*ARMS[:3], DENSE, *ARMS[3:]])
     quarters = _arms(VGG, 4, QUARTERS)
-    schedules = [dict(kind="schedule", network=VGG, rate=4, method=own_schedules.BY_LAYER)]
+    schedules = [
+        dict(kind="schedule", network=VGG, rate=4, method=method) for method in (own_schedules.BY_LAYER, own_schedules.IN_ROUNDS)
+    ]
     latencies = [dict(kind="latency", network=network, rate=rate) for network, rate in ((VGG, 2), (VGG, 4), (RESNET, 2))]
     return [*_recipe(), *halves, *latencies, *files, *controls, *residual, *quarters, *schedules]
 
@@ -95,14 +97,7 @@ def _paper() -> list[dict]:
     latencies = [dict(kind="latency", network=network, rate=2) for network in ("vgg-16", "resnet-56")]
     # whether the rate that lesson scale chose suits the large network
     rates = [dict(kind="lr", network="vgg-16", rate=2, method=one_shot.L1, lr=lr, seeds=1) for lr in LEARNING_RATES[:3]]
-    return [*large, *residual, *latencies, *rates, *_left_out()]
-
-
-def _left_out() -> list[dict]:
-    """Return what lesson scale leaves out of the same networks, with its epochs: from 20 minutes to two hours of a core each."""
-    rounds = [dict(kind="schedule", network=VGG, rate=4, method=own_schedules.IN_ROUNDS)]
-    longest = _arms(RESNET, 2, ARMS[-1:]) + _arms(VGG, 2, [SCRATCH_B])
-    return [setting | dict(epochs=EPOCHS["cifar10"]["lesson"]) for setting in (*rounds, *longest)]
+    return [*large, *residual, *latencies, *rates]
 
 
 def _smoke() -> list[dict]:

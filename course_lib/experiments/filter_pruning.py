@@ -4,7 +4,7 @@ A setting's 'kind' says which question it answers: 'scan' how sensitive each lay
 be removed first; 'strategies' whether the greedy choice is better where many layers are pruned; 'as published' what the paper's
 plans cost with the paper's own retraining. Only the last one trains: what criteria are worth after retraining, at equal widths
 and epochs, stands in the rows of the comparison. A seed is an independently trained network. At paper scale the networks are the
-paper's, VGG-16 and ResNet-56, which are trained first; that needs a GPU and has not been run here.
+paper's, VGG-16 and ResNet-56, which are trained first; that needs a GPU. What has been recorded of it is on VGG-16.
 """
 
 from collections.abc import Callable, Mapping

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from course_lib.evidence import with_interval
 from course_lib.experiments.rows import lost
 
 CUT = ("filters", "channels", "sums")  # kinds of the arms that start from a trained network and are cut
@@ -70,6 +71,28 @@ def paper_table(found: pd.DataFrame) -> pd.DataFrame:
         }
         epochs = ", ".join(f"{number:g}" for number in sorted(set(chosen.epochs)))
         table.append(dict(arm=method) | cells | dict(epochs=epochs, networks=chosen.groupby("network").seed.nunique().min()))
+    return pd.DataFrame(table)
+
+
+def schedules(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the papers' own schedules, a line each: points lost, and how far each is ahead of one cut, with intervals.
+
+    'One cut' is the arm with the same criterion, shape and number of epochs.
+    """
+    own, at_once, table = with_one_baseline(found), arms(found), []
+    for (network, rate, method), group in own[own.kind == "schedule"].groupby(["network", "rate", "method"]):
+        same = (at_once.network == network) & (at_once.rate == rate) & (at_once.method == method.partition(",")[0])
+        ahead_of = (group.set_index("seed").accuracy - at_once[same].set_index("seed").accuracy).dropna()
+        table.append(
+            {
+                "schedule": method,
+                "network": f"{network}, {rate:g}x",
+                "epochs": f"{group.epochs.max():g}",
+                "points lost": with_interval(group.baseline - group.accuracy, "{:+.2f}"),
+                "ahead of one cut": with_interval(ahead_of, "{:+.2f}"),
+                "networks": len(ahead_of),
+            }
+        )
     return pd.DataFrame(table)
 
 
