@@ -159,17 +159,23 @@ def retrained_table(fair: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, columns=columns).drop_duplicates()  # the dense network is the same for each shape
 
 
-def schedules(found: pd.DataFrame, fair: pd.DataFrame) -> pd.DataFrame:
-    """Return the paper's way to retrain beside ours: what is pruned, epochs, learning rate, what is reported, points lost."""
+def schedules(found: pd.DataFrame, large: pd.DataFrame, fair: pd.DataFrame) -> pd.DataFrame:
+    """Return the paper's way to retrain beside ours: what is pruned, epochs, learning rate, what is reported, points lost.
+
+    Args:
+        found: recorded rows of this paper at lesson scale, on vgg-small.
+        large: at paper scale, on VGG-16.
+        fair: rows of the comparison.
+    """
     published = PAPER["VGG-16", "A"]
     theirs = "40", "0.001, constant", "the best epoch, test set", f"{published.pruned - published.dense:+.2f}"
     lines = [("paper: VGG-16-A", f"{published.fewer_macs} %", *theirs)]
-    ours = found[(found.kind == "as published") & (found.network == "vgg-small")]
-    figures = ("-", "-", "0.001, constant", "the last epoch", "not run yet")
-    if len(ours):
-        fewer, lost = 100 * (1 - ours.macs / ours.dense_macs).mean(), with_interval(ours.baseline - ours.accuracy, "{:+.2f}")
-        figures = (f"{fewer:.1f} %", f"{ours.epochs.max():g}", *figures[2:4], lost)
-    lines.append(("here: vgg-small-A", *figures))
+    for network, kept in (("vgg-16", large), ("vgg-small", found)):
+        ours = kept[(kept.kind == "as published") & (kept.network == network)]
+        if len(ours):
+            fewer, lost = 100 * (1 - ours.macs / ours.dense_macs).mean(), with_interval(ours.baseline - ours.accuracy, "{:+.2f}")
+            how = f"{ours.epochs.max():g}", "0.001, constant", "the last epoch"
+            lines.append((f"here: {network}-A", f"{fewer:.1f} %", *how, lost))
     grid = arms(fair)
     for network in ("vgg-small", "resnet-20"):
         group = grid[(grid.network == network) & (grid.rate == 2) & (grid.method == "L1")]
