@@ -349,6 +349,9 @@ def test_the_tables_have_intervals_and_pairs():
     found += rows("ThiNet, layer by layer", "schedule", 4, (2.5, 2.4, 2.9))
     [line] = points_lost.schedules(pd.DataFrame(found)).to_dict("records")
     assert line["points lost"] == "+2.60 (+1.94 to +3.26)" and line["ahead of one cut"] == "-0.50 (-0.75 to -0.25)"
+    lacking = pd.DataFrame(found)[lambda t: (t.kind != "sums") | (t.rate != 4) | (t.seed != 1)]
+    assert points_lost.schedules(lacking).networks.tolist() == [2]
+    assert points_lost.schedules(lacking[lacking.kind != "sums"]).empty
     best = comparison.headline(pd.DataFrame(found))
     assert set(best.columns) == set(HEADLINE) and (best.networks == 3).all()
     assert [line.split(", ")[0] for line in best.published] == ["none; here by ThiNet", "none; here by L1"]

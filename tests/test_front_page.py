@@ -32,11 +32,17 @@ def test_a_block_may_name_another_scale(monkeypatch):
     assert front_page._filled(block).splitlines()[3:-1] == ["| thinet, paper |"]
 
 
-def test_the_overview_has_a_line_a_paper_at_paper_scale_where_there_is_one(monkeypatch):
-    lines = dict(lesson=[("one", "2x"), ("one", "3x"), ("two", "4x")], paper=[("two", "5x"), ("two", "6x")])
-    monkeypatch.setattr(runner, "overview_table", lambda scale: pd.DataFrame(lines[scale], columns=["paper", "rate"]))
+def test_the_overview_has_a_line_a_paper_at_paper_scale_where_something_is_published(monkeypatch):
+    lines = dict(
+        lesson=[("Li 2017, filter pruning", "1x", "2x"), ("All papers, comparison", "none", "3x")],
+        paper=[("All papers, comparison", "none; here", "4x"), ("Gong 2014, vector quantization", "1x", "5x"),
+               ("Li 2017, filter pruning", "1x", "6x"), ("Li 2017, filter pruning", "1x", "7x")],
+    )  # fmt: skip
+    columns = ["paper", "published", "rate"]
+    monkeypatch.setattr(runner, "overview_table", lambda scale: pd.DataFrame(lines[scale], columns=columns))
     block = front_page.BLOCK.fullmatch("<!-- results: overview -->\nold\n<!-- /results -->")
-    assert front_page._filled(block).splitlines()[3:-1] == ["| one | 2x |", "| two | 5x |"]
+    shown = [line.split(" | ")[-1] for line in front_page._filled(block).splitlines()[3:-1]]
+    assert shown == ["5x |", "6x |", "3x |"], "in the order of the course"
 
 
 def test_the_picture_of_a_tagged_cell_is_taken(tmp_path):

@@ -64,10 +64,12 @@ def _filled(block: re.Match) -> str:
 
 
 def _overview() -> pd.DataFrame:
-    """The first line of each paper, at paper scale where there is one: that is of the paper's own network."""
+    """The first line of each paper, at paper scale where one stands beside a published figure: that is of the paper's network."""
     large, small = runner.overview_table("paper"), runner.overview_table("lesson")
-    lines = pd.concat([large, small]).drop_duplicates("paper").set_index("paper")
-    return lines.loc[small.paper.unique()].reset_index()
+    large = large[~large.published.str.startswith("none")]
+    lines = pd.concat([large, small]).drop_duplicates("paper")
+    order = [f"{label}, {name.replace('-', ' ')}" for name, label in runner.PAPERS.items()]
+    return lines.sort_values("paper", key=lambda papers: papers.map(order.index))
 
 
 def _card(path: Path) -> dict[str, str]:

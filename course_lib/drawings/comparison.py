@@ -16,7 +16,7 @@ BLOCK, CHANNELS = 8, 17  # of the drawing: numbers that a processor computes at 
 
 def grid_drawing() -> plt.Figure:
     """Draw the fair grid: from each trained network every arm goes to the same shape and through the same training."""
-    fig, ax = shapes.canvas(11.4, "Seven choices at the same widths, and two controls")
+    fig, ax = shapes.canvas(11.4, "Seven choices at the same widths, and controls")
     network = shapes.box(ax, (2.4, 6.9), "a trained\nnetwork", width=4.4, height=2.4, colour=SKY)
     training = shapes.box(ax, (14.2, 5.7), "20\nepochs,\nsame\nimages,\nsame\norder", width=3.4, height=11)
     ways = {

@@ -23,10 +23,10 @@ PAPER = {
 def compared(scale: str) -> pd.DataFrame:
     """Return the recorded rows of the comparison at a scale, without those that choose its recipe; empty where there are none."""
     try:
-        found = runner.recorded("comparison")
+        found = runner.recorded("comparison", scale)
     except FileNotFoundError:
         return pd.DataFrame()
-    chosen = found[(found.scale == scale) & found.kind.isin(("filters", "channels", "sums", "dense", "scratch"))]
+    chosen = found[found.kind.isin(("filters", "channels", "sums", "dense", "scratch"))]
     return points_lost.with_one_baseline(chosen)
 
 

@@ -93,31 +93,31 @@ def both_measured(fair: pd.DataFrame, first: str, second: str) -> Iterator[tuple
 def paper_table(found: pd.DataFrame) -> pd.DataFrame:
     """Return those of the paper's results whose plan has been run, beside ours: points lost with the 95 % interval."""
     table = []
-    for (network, plan), published in PAPER.items():
-        if len(group := _published(found, network, plan)):
-            theirs = {
+    for (network, plan), theirs in PAPER.items():
+        if len(group := published(found, network, plan)):
+            told = {
                 "paper": f"{network}-{plan}",
-                "fewer MACs": f"{published.fewer_macs} %",
-                "error": f"{published.dense:.2f} -> {published.pruned:.2f} %",
-                "from scratch": f"{published.scratch:.2f} %" if published.scratch else "-",
+                "fewer MACs": f"{theirs.fewer_macs} %",
+                "error": f"{theirs.dense:.2f} -> {theirs.pruned:.2f} %",
+                "from scratch": f"{theirs.scratch:.2f} %" if theirs.scratch else "-",
             }
-            table.append(theirs | _here(group, plan))
+            table.append(told | _here(group, plan))
     return pd.DataFrame(table)
 
 
 def headline(found: pd.DataFrame) -> pd.DataFrame:
     """Return the main result, a line per network and plan, for the table over all papers; columns as in `runner.HEADLINE`."""
     table = []
-    for (network, plan), published in PAPER.items():
-        group = _published(found, network, plan)
+    for (network, plan), theirs in PAPER.items():
+        group = published(found, network, plan)
         if group.empty:
             continue
+        rate, errors = 100 / (100 - theirs.fewer_macs), f"{theirs.dense:.2f} -> {theirs.pruned:.2f} % error"
         about = {
             "network": ", ".join(sorted(set(group.network))),
             "data set": ", ".join(sorted(set(group.dataset))),
             "counted": "MACs",
-            "published": f"{network}: {100 / (100 - published.fewer_macs):.2f}x, "
-            f"{published.dense:.2f} -> {published.pruned:.2f} % error",
+            "published": f"{network}: {rate:.2f}x, {errors}",
             "rate": (group.dense_macs / group.macs).mean(),
         }
         table.append(about | rows.lost(group))
@@ -136,8 +136,11 @@ def _here(group: pd.DataFrame, plan: str) -> dict[str, str]:
     }
 
 
-def _published(found: pd.DataFrame, network: str, plan: str) -> pd.DataFrame:
-    """Return the rows of our networks that stand for one of the paper's, retrained as published; there may be none."""
+def published(found: pd.DataFrame, network: str, plan: str) -> pd.DataFrame:
+    """Return the rows of our network that stands for one of the paper's, retrained as published; there may be none.
+
+    `found` is of one scale: each has its own network for one of the paper's.
+    """
     lines = found[found.kind == "as published"]
     return lines[(lines.network.map(LIKE) == network) & (lines.plan == plan)] if len(lines) else lines
 

@@ -77,20 +77,21 @@ def paper_table(found: pd.DataFrame) -> pd.DataFrame:
 def schedules(found: pd.DataFrame) -> pd.DataFrame:
     """Return the papers' own schedules, a line each: points lost, and how far each is ahead of one cut, with intervals.
 
-    'One cut' is the arm with the same criterion, shape and number of epochs.
+    'One cut' is the arm with the same criterion, shape and number of epochs; networks that it lacks take no part.
     """
-    own, at_once, table = with_one_baseline(found), arms(found), []
-    for (network, rate, method), group in own[own.kind == "schedule"].groupby(["network", "rate", "method"]):
-        same = (at_once.network == network) & (at_once.rate == rate) & (at_once.method == method.partition(",")[0])
-        ahead_of = (group.set_index("seed").accuracy - at_once[same].set_index("seed").accuracy).dropna()
+    own, at_once, table = found[found.kind == "schedule"], arms(found), []
+    own = own.assign(once=own.method.str.partition(",")[0])
+    same = ["network", "rate", "epochs", "seed"]
+    pairs = own.merge(at_once, left_on=["once", *same], right_on=["method", *same], suffixes=("", "_once"))
+    for (network, rate, method), group in pairs.groupby(["network", "rate", "method"]):
         table.append(
             {
                 "schedule": method,
                 "network": f"{network}, {rate:g}x",
                 "epochs": f"{group.epochs.max():g}",
-                "points lost": with_interval(group.baseline - group.accuracy, "{:+.2f}"),
-                "ahead of one cut": with_interval(ahead_of, "{:+.2f}"),
-                "networks": len(ahead_of),
+                "points lost": with_interval(group.baseline_once - group.accuracy, "{:+.2f}"),
+                "ahead of one cut": with_interval(group.accuracy - group.accuracy_once, "{:+.2f}"),
+                "networks": len(group),
             }
         )
     return pd.DataFrame(table)

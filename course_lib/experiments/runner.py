@@ -10,7 +10,7 @@ A paper's experiments are a module of this package with
 A seed is an independently trained network. Rows go to build/results/<paper>.json as they finish. A row that is there is not run
 again, so a run that was killed goes on where it was; a worker that dies costs the rows it was at, and these run elsewhere. A row
 of older code or of another budget is run again, by its fingerprint. When all rows of a run are there, they go to data/results
-together; those of smoke scale stay below build.
+together; those of smoke scale stay below build. (Of paper scale data/results holds what has been run so far.)
 """
 
 import datetime

@@ -100,8 +100,7 @@ def paper_table(found: pd.DataFrame) -> pd.DataFrame:
 
 def headline(found: pd.DataFrame) -> pd.DataFrame:
     """Return the main result, for the table over all papers: ThiNet in the comparison, at half the MACs and after retraining."""
-    grid = runner.recorded("comparison")
-    lines = points_lost.arms(grid[grid.scale.isin(found.scale)])
+    lines = points_lost.arms(runner.recorded("comparison", found.scale.iloc[0]))
     lines = lines[(lines.method == "ThiNet") & (lines.rate == 2) & lines.network.isin(PUBLISHED)]
     table = []
     for network, group in lines.groupby("network", sort=False):

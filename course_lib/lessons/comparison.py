@@ -24,17 +24,16 @@ HEADLINES = (
 )
 SHAPES = (("vgg-small", 2), ("resnet-20", 2), ("vgg-small", 4))
 PAPERS = {  # arm -> the claim
-    "L1": "filters of small L1 norm can go (Li)",
-    "APoZ": "filters that are often zero can go (Hu)",
-    "LASSO": "the LASSO finds the channels to keep (He)",
-    "ThiNet": "what the next layer misses least can go (Luo)",
+    "L1": "filters of small L1 norm are a better choice than chance (Li)",
+    "APoZ": "filters that are often zero are (Hu)",
+    "LASSO": "what the LASSO leaves out is (He)",
+    "ThiNet": "what the next layer misses least is (Luo)",
 }
 CRITERIA, SINGLE, SCRATCH, LONGER = "criteria for filters", "weight pruning, codes", "scratch-E", "scratch-B"
 FAMILIES = {
     CRITERIA: plots.BLUE, "random": plots.ORANGE, "dense": plots.GREEN, SCRATCH: plots.VERMILION, LONGER: plots.SKY,
     SINGLE: plots.PURPLE,
 }  # fmt: skip
-BESIDE = {CRITERIA: 0.96, "random": 1.05}  # so that marks of one shape do not cover each other
 WHEN = {"retrained": "lost", "not retrained": "lost_at_once"}
 
 
@@ -108,7 +107,8 @@ def currencies_figure(priced: pd.DataFrame) -> plt.Figure:
         for (network, _rate), shape in priced.dropna(subset=currency).groupby(["network", "rate"]):
             for kin, arms in shape.groupby(shape.method.map(family)):
                 means = arms.groupby("seed")[["lost", currency]].mean()
-                _standing(ax, means.lost, BESIDE.get(kin, 1) * means[currency].mean(), markers[network], FAMILIES[kin])
+                hollow = kin == "random"  # it lies on the criteria
+                _standing(ax, means.lost, means[currency].mean(), markers[network], FAMILIES[kin], hollow)
         ax.set(xscale="log", title=name)
         top = max(4.5, priced[currency].max() * 1.15)
         ticks = [tick for tick in (1, 2, 4, 8, 16, 32) if tick <= top]
@@ -132,11 +132,12 @@ def family(arm: str) -> str:
     return arm if arm in FAMILIES else CRITERIA
 
 
-def _standing(ax: plt.Axes, values: pd.Series, x: float, marker: str, colour: str) -> None:
+def _standing(ax: plt.Axes, values: pd.Series, x: float, marker: str, colour: str, hollow: bool) -> None:
     """A mean with its 95 % interval, standing at a place; no interval for a single network."""
     mean, low, high = evidence.interval(values)
     error = [[mean - low], [high - mean]] if len(values) > 1 else None
-    ax.errorbar(x, mean, yerr=error, fmt=marker, markersize=5, color=colour, elinewidth=1.2)
+    style = dict(markersize=8, fillstyle="none") if hollow else dict(markersize=5)
+    ax.errorbar(x, mean, yerr=error, fmt=marker, color=colour, elinewidth=1.2, **style)
 
 
 def cut(method: str, model: nn.Module, widths: Mapping[str, int], images: Split, positions: int = 10) -> nn.Module:

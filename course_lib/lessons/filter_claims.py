@@ -58,11 +58,14 @@ def own(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
 
 def _headline(large: pd.DataFrame) -> Claim:
     """The paper's first result: its network, its plan and its retraining."""
-    lines, published = large[large.kind == "as published"], PAPER["VGG-16", "A"]
+    lines, published = tables.published(large, "VGG-16", "A"), PAPER["VGG-16", "A"]
+    claim = f"VGG: {published.fewer_macs} % fewer MACs at no loss ({published.dense:.2f} -> {published.pruned:.2f} % error)"
+    if lines.empty:
+        return Claim(claim, "VGG-16-A, constant rate of 0.001", "no rows yet", None)
     fewer = 100 * (1 - lines.macs / lines.dense_macs).mean()
     return Claim(
-        f"VGG: {published.fewer_macs} % fewer MACs at no loss ({published.dense:.2f} -> {published.pruned:.2f} % error)",
-        "vgg-16-A, constant rate of 0.001",
+        claim,
+        f"{lines.network.iloc[0]}-A, constant rate of 0.001",
         f"{lines.baseline.mean():.2f} -> {lines.accuracy.mean():.2f} % accuracy at {fewer:.1f} % fewer",
         evidence.no_worse(lines.accuracy - lines.baseline, "cifar10"),
         f"{lines.epochs.max():g}",

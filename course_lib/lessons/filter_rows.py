@@ -36,10 +36,11 @@ def networks_needed(differences: pd.Series) -> int:
 
 
 def measured_on(found: pd.DataFrame) -> str:
-    """Return where rows come from: the networks, the data set, the machines and the command."""
-    devices = ", ".join(sorted(set(found.device)))
-    networks = f"{found.seed.nunique()} trained networks of each kind, {found.dataset.iloc[0]}, {found.date.max()}"
-    return f"{networks}, on {devices}: {found.command.iloc[0]}"
+    """Return where rows of one scale come from: the networks, the data set, the machines and the command."""
+    devices, first = ", ".join(sorted(set(found.device))), found.iloc[0]
+    networks = f"{found.seed.nunique()} trained networks of each kind, {first.dataset}, until {found.date.max()}"
+    command = f"python -m course_lib reproduce {first.experiment.replace('_', '-')} --scale {first.scale}"
+    return f"{networks}, on {devices}: {command}"
 
 
 def at_half(curves: Mapping[str, pd.DataFrame]) -> pd.Series:

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from course_lib.experiments import points_lost
 from course_lib.experiments.currencies import CURRENCIES
 from course_lib.notebook.panels import Panel, Setting
 from course_lib.notebook.plots import BLUE, INK
@@ -29,8 +30,8 @@ def shapes(priced: pd.DataFrame) -> dict[str, tuple[str, float]]:
 
 
 def accuracies(priced: pd.DataFrame, shape: tuple[str, float], when: str) -> pd.Series:
-    """Return the test accuracies of the pruned networks, in percent, by method: as many of each as were trained."""
-    lines = priced[(priced.network == shape[0]) & (priced.rate == shape[1]) & (priced.method != "dense")]
+    """Return the test accuracies of the compressed networks, in percent, by method: as many of each as were trained."""
+    lines = priced[(priced.network == shape[0]) & (priced.rate == shape[1]) & priced.kind.isin((*points_lost.CUT, "file"))]
     return (lines.baseline - lines[COLUMN[when]]).set_axis(lines.method).dropna()
 
 
@@ -97,7 +98,7 @@ def goal() -> Goal:
 
 def panel(priced: pd.DataFrame) -> Panel:
     """Return the panel over recorded rows, as `currencies.prices` gives them; which rows there are does not matter."""
-    every = [method for method in priced.method.unique() if method != "dense"]
+    every = list(priced[priced.kind.isin((*points_lost.CUT, "file"))].method.unique())
     controls = {
         "shape": ipywidgets.Dropdown(options=list(shapes(priced)), description="network"),
         "method": ipywidgets.Dropdown(options=every, value="L1" if "L1" in every else every[0], description="method"),

@@ -221,6 +221,15 @@ def test_claims_are_judged_by_rows():
     assert own[-1].evidence == "undecided here" and "over 2 blocks, by chance in 100.0% of orders" in own[-1].here
 
 
+def test_the_first_claim_is_of_vgg_16_alone_and_needs_its_rows():
+    other = large().assign(network="resnet-56", accuracy=80.0)
+    both = pd.concat([other, large()])
+    assert judged.papers(recorded(), both, fair())[0].evidence.label == "holds"
+    worse = large().assign(accuracy=92.0)
+    assert judged.papers(recorded(), worse, fair())[0].evidence.label == "does not hold here"
+    assert judged.papers(recorded(), other, fair())[0].evidence is None
+
+
 def test_a_rank_correlation_holds_where_few_orders_reach_it_for_every_network():
     assert judged._correlated(pd.Series([1.0, 0.9]), 6, "layers") == ("0.95 over 6 layers, by chance in 0.8% of orders", "holds")
     assert judged._correlated(pd.Series([1.0, 0.77]), 6, "layers")[1] == "undecided here"

@@ -153,7 +153,9 @@ def test_head_to_head_pairs_networks():
 
 def test_tables_and_figures_of_made_up_rows(monkeypatch):
     found, grid = made_up_rows(), made_up_comparison()
-    monkeypatch.setattr(tables.runner, "recorded", lambda paper: grid)
+    monkeypatch.setattr(
+        tables.runner, "recorded", lambda paper, scale: grid if (paper, scale) == ("comparison", "lesson") else None
+    )
     assert runs.headline(found.assign(scale="lesson")).lost.round(6).tolist() == [1.5, 1.5]
     lines = runs.paper_table(found)
     assert len(lines) == 36 and set(lines.networks) == {NETWORKS}
