@@ -48,7 +48,9 @@ def own(found: pd.DataFrame, fair: pd.DataFrame) -> list[Claim]:
     half = half[(half.network == "vgg-small") & (half.rate == 2) & (half.method == "L1")]
     return [
         *(_retrained(fair, "once retrained, random filters are as good as L1", network, rate, "random", "L1", evidence.no_worse)
-          for network, rate, _ in tables.both_measured(fair, "random", "L1")),
+          for network, rate, _ in tables.both_measured(fair, "random", "L1") if rate == 2),
+        *(_retrained(fair, "random weights do as well, given the computing", network, rate, "scratch-B", "L1", evidence.no_worse)
+          for network, rate, _ in tables.both_measured(fair, "scratch-B", "L1")),
         Claim("half of the MACs cost nothing", "L1 and the trained network, vgg-small, 2x fewer MACs",
               f"{half.accuracy.mean():.2f} and {half.baseline.mean():.2f} % accuracy",
               evidence.no_worse(-half.lost, "cifar10"), f"{half.epochs.mean():g}"),
@@ -117,10 +119,11 @@ def _retrained(
     difference, lines = ahead(fair, first, second).loc[(network, rate)].dropna(), arms(fair)
     lines = lines[(lines.network == network) & (lines.rate == rate) & lines.seed.isin(difference.index)]
     lines = lines[lines.method.isin((first, second))]
-    ends = lines.groupby("method").accuracy.mean()
+    ends, epochs = lines.groupby("method").accuracy.mean(), lines.groupby("method").epochs.mean()
     here = f"{ends[first]:.2f} and {ends[second]:.2f} % accuracy"
     measured = f"{first} and {second}, {network}, {rate}x fewer MACs"
-    return Claim(claim, measured, here, test(difference, "cifar10"), f"{lines.epochs.mean():g}")
+    told = " and ".join(f"{number:g}" for number in dict.fromkeys((epochs[first], epochs[second])))
+    return Claim(claim, measured, here, test(difference, "cifar10"), told)
 
 
 def _against(claim: str, measured: str, first: pd.Series, second: pd.Series) -> Claim:

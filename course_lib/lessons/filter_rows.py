@@ -60,8 +60,10 @@ def scan_figure(curves: Mapping[str, pd.DataFrame], title: str) -> plt.Figure:
     fig, axes = plt.subplots(len(stages), 1, figsize=size, sharex=True, squeeze=False)
     for stage, ax in zip(stages, axes[:, 0], strict=True):
         layers = [layer for layer in curves if layer.startswith(stage)]
-        for layer, marker, colour in zip(layers, plots.MARKERS, plots.COLOURS, strict=False):
+        for number, layer in enumerate(layers):
             curve, whole_sum = curves[layer], "shortcut" in layer
+            number = int(layer[7]) if stage else number  # a block has one colour in every stage
+            marker, colour = ("x", plots.INK) if whole_sum else (plots.MARKERS[number], plots.COLOURS[number])
             label = "the sum" if whole_sum else f"block {layer[7]}, conv1" if stage else layer
             shares = 100 * curve.index.to_numpy()
             ax.plot(shares, curve.mean(axis=1), marker=marker, ls="--" if whole_sum else "-", color=colour, label=label)
