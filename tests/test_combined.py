@@ -264,9 +264,11 @@ def test_the_headline_is_the_smallest_file_without_loss():
 
 
 def test_points_lost_by_a_file_count_from_the_network_in_it():
-    about = dict(kind="files", network="vgg-small", method="L1", rate=2, form="f", baseline=90.0, float_accuracy=80.0, epochs=2)
+    about = dict(kind="files", network="vgg-small", method="L1", rate=2, form=tables.SHOWN[0])
+    about |= dict(baseline=90.0, float_accuracy=80.0, epochs=2)
     costs = dict(bytes=1000, packed=900, latency_1=1.0, latency_64=2.0)
     found = pd.DataFrame([about | costs | dict(seed=seed, accuracy=79.0) for seed in range(3)])
+    found = pd.concat([found, found.assign(form="a form that no page shows")])
     [line] = tables.file_table(found, "vgg-small").to_dict("records")
     assert line["points lost by the file"].startswith("+1.00") and line["lost in all"] == "+11.00"
     assert tables.stages(found).empty and tables.files(made_up()).empty  # rows of one kind alone do for its tables

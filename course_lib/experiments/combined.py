@@ -47,8 +47,7 @@ def grid(scale: str) -> list[dict]:
     starts = STARTS + (MORE_STARTS if scale == "paper" else ())
     settings = [dict(kind="stack", method=method, rate=rate) | mnist for method, rate in starts]
     rates = [dict(kind="lr", method=stack.WHOLE, rate=1) | mnist | dict(lr=lr, seeds=2) for lr in RATES]
-    networks = NETWORKS if scale == "paper" else [LENET]  # the others take five minutes of a core for each file
-    files = [_file(network, method) for network in networks for method in (at_hand.WHOLE, L1)]
+    files = [_file(network, method) for network in NETWORKS for method in (at_hand.WHOLE, L1)]
     chosen = [settings[1], files[1]] if scale == "smoke" else [*rates, *settings, *files]
     return [dict(name=_name(setting)) | setting for setting in chosen]
 

@@ -9,6 +9,7 @@ from course_lib.experiments import rows
 
 CHOICE = ["start", "stage", "fewer", "bits"]  # what one chooses, by validation images
 ALONE = "Deep Compression alone"
+SHOWN = ("ONNX, float32", "ONNX int8, dynamic", "ONNX int8, static", "4-bit shared weights")  # forms of file
 
 
 def stages(found: pd.DataFrame) -> pd.DataFrame:
@@ -115,9 +116,12 @@ def files(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def file_table(found: pd.DataFrame, network: str) -> pd.DataFrame:
-    """Return a line per start and form of file of a network: kilobytes, after xz too, the points lost, latencies."""
+    """Return a line per start and form of file, of SHOWN: kilobytes, after xz too, the points lost, latencies.
+
+    Times are those of ONNX Runtime; shared weights are unpacked to float32 before they compute.
+    """
     lines, table = files(found), []
-    lines = lines[lines.network == network]
+    lines = lines[(lines.network == network) & lines.form.isin(SHOWN)]
     for (start, form), group in lines.groupby(["start", "form"], sort=False):
         mean, low, high = evidence.interval(group.groupby("seed").lost.mean())
         table.append(
@@ -128,8 +132,8 @@ def file_table(found: pd.DataFrame, network: str) -> pd.DataFrame:
                 "kB after xz": f"{group.packed.mean() / 1000:.1f}",
                 "points lost by the file": _interval(mean, low, high),
                 "lost in all": f"{group.lost_in_all.mean():+.2f}",
-                "ms, 1 image": f"{group.latency_1.mean():.2f}",
-                "ms, 64 images": f"{group.latency_64.mean():.1f}",
+                "ms, 1 image": f"{group.latency_1.mean():.2f}" if form.startswith("ONNX") else "-",
+                "ms, 64 images": f"{group.latency_64.mean():.1f}" if form.startswith("ONNX") else "-",
                 "epochs": f"{group.epochs.mean():g}",
                 "networks": group.seed.nunique(),
             }

@@ -148,7 +148,9 @@ def factors(found: pd.DataFrame, network: str, rate: float) -> dict[str, pd.Seri
     ours, means = lines[lines.method == "L1"], lines.groupby("method").accuracy.mean()
     tried = found[found.kind.isin(("lr", "budget")) & (found.network == network) & (found.rate == rate)]
     equal = {"epochs": tried[tried.lr == ours.lr.iloc[0]], "learning rate": tried[tried.epochs == ours.epochs.iloc[0]]}
-    by_choice = {"epochs": equal["epochs"].set_index("epochs"), "learning rate": equal["learning rate"].set_index("lr")}
+    by_choice = {
+        name: equal[name].set_index(column).sort_index() for name, column in (("epochs", "epochs"), ("learning rate", "lr"))
+    }
     starts = means[means.index.isin(("L1", "scratch-E"))]
     return {
         "criterion": means[means.index.isin(lines[lines.kind.isin(CUT)].method)],
