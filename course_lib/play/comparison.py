@@ -18,7 +18,7 @@ from course_lib.notebook.tries import Axis, Goal, Measured, Memory, accuracy_axi
 NOT_RETRAINED, RETRAINED = WHEN = ("not retrained", "retrained")
 COLUMN = {NOT_RETRAINED: "lost_at_once", RETRAINED: "lost"}
 REFERENCE = "random"  # the method that every other one is drawn beside
-MACS = CURRENCIES["macs"]
+MACS, TIME = CURRENCIES["macs"], CURRENCIES["latency_64"]
 PLACE = (0.24, 0.20, 0.72, 0.68)
 
 
@@ -88,12 +88,12 @@ def draw(score: Axis, now: Measured, before: Measured | None) -> plt.Figure:
 
 
 def goal() -> Goal:
-    """Return the goal, which is about what a method keeps before anything is retrained."""
+    """Return the goal: no table of the notebook has accuracies and times side by side."""
 
     def reached(found: Measured) -> bool:
-        return found.way == NOT_RETRAINED and found.detail["currency"] == MACS and found.detail["shape"].endswith(MACS)
+        return found.way == RETRAINED and found.detail["currency"] == TIME
 
-    return Goal("save half of the MACs and keep at least 80 % test accuracy without retraining", 51, 80, reached)
+    return Goal(f"halve the {TIME} and keep at least 87 % test accuracy, retrained", 50, 87, reached)
 
 
 def panel(priced: pd.DataFrame) -> Panel:

@@ -292,6 +292,19 @@ def test_the_comparison_panel_says_where_there_are_no_rows():
     assert set(panel.controls["method"].options) == {"L1", "random"}, "controls take no part in the ranking"
 
 
+def test_the_goal_of_the_comparison_is_reached_by_some_criteria_and_not_by_chance():
+    found = runner.recorded("comparison")
+    priced = currencies.prices(found, currencies.recorded_times(found))
+    every = dict(when="retrained", currency=comparison.TIME)
+    met = {
+        (shape, method)
+        for shape in comparison.shapes(priced) for method in priced.method.unique()
+        if comparison.goal().met(comparison.measure(priced, every | dict(shape=shape, method=method)))
+    }  # fmt: skip
+    assert {shape for shape, _ in met} == {"vgg-small, 4x fewer MACs"}
+    assert "L1" in {method for _, method in met} and "random" not in {method for _, method in met}
+
+
 def test_each_setting_of_the_comparison_panel_reads_otherwise():
     panel, readouts = recorded(), {}
     names, options = list(panel.controls), [control.options for control in panel.controls.values()]
