@@ -2,6 +2,7 @@
 
 import _thread
 import contextlib
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -73,7 +74,10 @@ def _tried(test: NotebookNode, names: dict[str, Any], answers: set[str]) -> Trie
 
 @contextlib.contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError in the block when it takes longer; to be used in the main thread, where cells run."""
+    """Raises TimeoutError in the block when it takes longer; to be used in the main thread, where cells run.
+
+    Interrupts count in the block, also in a process that was started to ignore them, as a shell starts those in its background.
+    """
     late = threading.Event()
 
     def end() -> None:
@@ -82,6 +86,7 @@ def _limited(seconds: float) -> Iterator[None]:
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer.start()
     try:
         yield
@@ -91,3 +96,4 @@ def _limited(seconds: float) -> Iterator[None]:
         raise
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, before)

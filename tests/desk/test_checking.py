@@ -1,5 +1,6 @@
 """Checks of an answer, in a running notebook and in a file: obstacles are named, points are those of the grader."""
 
+import signal
 import time
 
 import pytest
@@ -86,6 +87,17 @@ def test_a_loop_without_an_end_is_stopped(monkeypatch):
     monkeypatch.setattr(live, "SECONDS", 0.2)
     report = checked(1, SET_UP, "def double(x):\n    while True:\n        pass")
     assert "stopped after 0.2 s" in report.note and report.won == 0 and len(report.tried) == 2
+
+
+def test_a_loop_is_stopped_where_the_process_ignores_interrupts(monkeypatch):
+    """A shell starts commands in its background so."""
+    monkeypatch.setattr(live, "SECONDS", 0.2)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        report = checked(1, SET_UP, "def double(x):\n    while True:\n        pass")
+        assert "stopped after 0.2 s" in report.note and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_readers_own_interrupt_is_not_taken_for_the_limit():
