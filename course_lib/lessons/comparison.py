@@ -24,10 +24,10 @@ HEADLINES = (
 )
 SHAPES = (("vgg-small", 2), ("resnet-20", 2), ("vgg-small", 4))
 PAPERS = {  # arm -> the claim
-    "L1": "filters of small L1 norm are a better choice than chance (Li)",
-    "APoZ": "filters that are often zero are (Hu)",
-    "LASSO": "what the LASSO leaves out is (He)",
-    "ThiNet": "what the next layer misses least is (Luo)",
+    "L1": "removing small L1 norms beats chance (Li)",
+    "APoZ": "removing what is often zero beats chance (Hu)",
+    "LASSO": "removing what the LASSO leaves out beats chance (He)",
+    "ThiNet": "removing what the next layer misses least beats chance (Luo)",
 }
 CRITERIA, SINGLE, SCRATCH, LONGER = "criteria for filters", "weight pruning, codes", "scratch-E", "scratch-B"
 FAMILIES = {
@@ -162,7 +162,7 @@ def own_claims(found: pd.DataFrame) -> list[Claim]:
     return [
         _claim(found, "least squares wins where nothing is retrained", ("LASSO", "L1"), half, "removed"),
         _claim(found, "trained weights beat random ones", ("L1", SCRATCH), half),
-        _claim(found, "they do even if random ones get as much computing", ("L1", LONGER), half),
+        _claim(found, "trained weights beat random ones that get as much computing", ("L1", LONGER), half),
         _claim(found, "group norm beats random choice", ("group norm", "random"), quarter),
         _claim(found, "in as many bytes, codes beat fewer filters", (coded, "L1"), ("lenet-5-relu", 16), of=points_lost.files),
     ]

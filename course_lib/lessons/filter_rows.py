@@ -173,12 +173,11 @@ def schedules(found: pd.DataFrame, large: pd.DataFrame, fair: pd.DataFrame) -> p
     published = PAPER["VGG-16", "A"]
     theirs = "40", "0.001, constant", "the best epoch, test set", f"{published.pruned - published.dense:+.2f}"
     lines = [("paper: VGG-16-A", f"{published.fewer_macs} %", *theirs)]
-    for network, kept in (("vgg-16", large), ("vgg-small", found)):
-        ours = kept[(kept.kind == "as published") & (kept.network == network)]
+    for ours in (tables.published(kept, "VGG-16", "A") for kept in (large, found)):
         if len(ours):
             fewer, lost = 100 * (1 - ours.macs / ours.dense_macs).mean(), with_interval(ours.baseline - ours.accuracy, "{:+.2f}")
             how = f"{ours.epochs.max():g}", "0.001, constant", "the last epoch"
-            lines.append((f"here: {network}-A", f"{fewer:.1f} %", *how, lost))
+            lines.append((f"here: {ours.network.iloc[0]}-A", f"{fewer:.1f} %", *how, lost))
     grid = arms(fair)
     for network in ("vgg-small", "resnet-20"):
         group = grid[(grid.network == network) & (grid.rate == 2) & (grid.method == "L1")]
